@@ -1,0 +1,41 @@
+"""The contract of a family: hyper-parameters, and one method that trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from model_store.bundle import Bundle
+from model_store.staging import BundleParts
+from offline.sequences import SequenceDataset
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainedModel:
+    """parts: what the bundle will hold. log: figures of the training (curves, chosen epoch), for the record."""
+
+    parts: BundleParts
+    log: dict[str, object] = field(default_factory=dict)
+
+
+class Recipe(BaseModel, ABC):
+    """The fields are the hyper-parameters; a run file's [recipe] section is validated by them.
+
+    A family is one module in `offline/families/` with one class named `Recipe` that derives from this one; the file's
+    name is the family's name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = 0
+
+    @abstractmethod
+    def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
+        """Fit to `dataset.train`, choose on `dataset.validation`; resume from `checkpoints` when something is there.
+
+        parents: the versions that the recipe names, opened; each carries the same split fingerprint.
+        """

@@ -1,0 +1,55 @@
+"""What a recipe may see: training sequences and validation queries. Test events are not in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model_store.catalog import ItemCatalog
+from model_store.encoders.history import HistoryBatch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Queries:
+    """Q evaluation events: the history before each, and the item that was chosen next.
+
+    histories: whole (not windowed), oldest first. targets: int32[Q]. users: int32[Q], user rows (clusters of the
+    bootstrap; several queries may share a user).
+    """
+
+    histories: HistoryBatch
+    targets: npt.NDArray[np.int32]
+    users: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SequenceDataset:
+    """Everything that may be fitted to, and the validation queries that choices are made on.
+
+    fingerprint: of the data. split_fingerprint: of data and split together; parents must carry the same one.
+    catalog: popularity counts training events only.
+    train: one history per user (possibly empty), the training split.
+    validation: for each user the history equal to its training sequence, and the event after it.
+    """
+
+    name: str
+    fingerprint: str
+    split_fingerprint: str
+    protocol: str
+    catalog: ItemCatalog
+    train: HistoryBatch
+    validation: Queries
+    exclude_seen: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """A protocol applied to a data set. `dataset` goes to the recipe; `test` only to the evaluation."""
+
+    dataset: SequenceDataset
+    test: Queries
