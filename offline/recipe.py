@@ -33,6 +33,10 @@ class Recipe(BaseModel, ABC):
 
     seed: int = 0
 
+    def parent_references(self) -> dict[str, str]:
+        """Role -> version, or `run:NAME` for the newest version of that run: what `train` gets as `parents`."""
+        return {}
+
     @abstractmethod
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
         """Fit to `dataset.train`, choose on `dataset.validation`; resume from `checkpoints` when something is there.

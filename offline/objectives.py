@@ -1,0 +1,36 @@
+"""Losses over training windows."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model_store.encoders.history import HistoryBatch
+from offline.training import Objective
+from offline.windows import inputs_and_targets
+
+
+class SharedItems(Protocol):
+    """A causal encoder whose input matrix is also its output matrix."""
+
+    @property
+    def item_vectors_ND(self) -> Tensor: ...
+
+    def forward_positions(self, histories: HistoryBatch) -> Tensor: ...
+
+
+class NextItem(Objective):
+    """Full-softmax cross entropy at all positions: L targets for one forward pass, no sampled negatives."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, windows: HistoryBatch) -> Tensor:
+        inputs, targets_T = inputs_and_targets(windows)
+        encoder: SharedItems = self.encoder  # type: ignore[assignment]  # what the recipe hands over
+        users_TD = encoder.forward_positions(inputs)
+        logits_TN = users_TD @ encoder.item_vectors_ND.T
+        return F.cross_entropy(logits_TN, targets_T.to(logits_TN.device))

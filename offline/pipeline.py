@@ -1,0 +1,100 @@
+"""From a run file to a published version, on one screen."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from importlib.metadata import version as package_version
+from pathlib import Path
+
+from model_store.bundle import Bundle
+from model_store.manifest import Provenance
+from model_store.store import ModelStore
+from offline import datasets, evaluation
+from offline.recipe import Recipe, TrainedModel
+from offline.run_config import RunConfig, RunRefused
+from offline.sequences import Split
+from offline.splits import split
+from offline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+PACKAGES = ("torch", "transformers", "peft", "numpy", "polars")
+
+
+def run(config: RunConfig, *, store: ModelStore, workspace: Workspace) -> str:
+    """Train, stage, measure on validation, publish; returns the version. A killed run resumes where it was.
+
+    A run that has been published with the same data, recipe and parents is not trained again.
+    """
+    data = split(datasets.load(config.data), config.protocol)
+    parents = open_parents(config.recipe, store=store, split_fingerprint=data.dataset.split_fingerprint)
+    names = {role: bundle.version for role, bundle in parents.items()}
+    fingerprint = config.fingerprint(split_fingerprint=data.dataset.split_fingerprint, parents=names)
+    checkpoints = workspace.run_folder(config.name, fingerprint)
+    if (done := workspace.published(checkpoints)) and done in store.list_names():
+        logger.info("%s: already published as %s", config.name, done)
+        return done
+    started = time.perf_counter()
+    trained = config.recipe.train(data.dataset, checkpoints, parents)
+    provenance = Provenance(
+        run=config.name,
+        recipe=config.recipe.model_dump(mode="json"),
+        seed=config.recipe.seed,
+        dataset=data.dataset.name,
+        dataset_fingerprint=data.dataset.fingerprint,
+        split_fingerprint=data.dataset.split_fingerprint,
+        protocol=config.protocol,
+        packages={name: package_version(name) for name in PACKAGES},
+        train_seconds=round(time.perf_counter() - started, 1),
+        parents=names,
+    )
+    version = _publish(trained, data, store=store, provenance=provenance)
+    workspace.mark_published(checkpoints, version, log=trained.log)
+    return version
+
+
+def _publish(trained: TrainedModel, data: Split, *, store: ModelStore, provenance: Provenance) -> str:
+    """What is measured is the file that is served, loaded from where it is staged."""
+    staged = store.stage(trained.parts, provenance=provenance)
+    try:
+        bundle = Bundle.load(staged.folder)
+        scores = evaluation.evaluate(bundle, data.dataset.validation, seen_removed=data.dataset.exclude_seen)
+        metrics = evaluation.summarise(scores, dataset=data.dataset, subset="validation")
+        return store.publish(staged, metrics=metrics)
+    except BaseException:
+        shutil.rmtree(staged.folder, ignore_errors=True)
+        raise
+
+
+def open_parents(recipe: Recipe, *, store: ModelStore, split_fingerprint: str) -> Mapping[str, Bundle]:
+    """Open the versions that a recipe names; RunRefused when one is missing or was fitted to another split.
+
+    A reference is a version, or `run:NAME`: the newest version that this run made on the same split and, where there
+    is one, with the same seed.
+    """
+    opened = {}
+    for role, reference in recipe.parent_references().items():
+        version = find_version(reference, store=store, split_fingerprint=split_fingerprint, seed=recipe.seed)
+        bundle = store.open(version)
+        found = bundle.manifest.provenance.split_fingerprint
+        if found != split_fingerprint:
+            raise RunRefused(f"recipe.{role}: {version} was fitted to another split ({found}, not {split_fingerprint})")
+        opened[role] = bundle
+    return opened
+
+
+def find_version(reference: str, *, store: ModelStore, split_fingerprint: str, seed: int) -> str:
+    if not reference.startswith("run:"):
+        return reference
+    name = reference.removeprefix("run:")
+    made = [
+        manifest
+        for manifest in store.list()
+        if manifest.provenance.run == name and manifest.provenance.split_fingerprint == split_fingerprint
+    ]
+    if not made:
+        raise RunRefused(f"{reference}: that run has published nothing on this split; run it first")
+    same_seed = [manifest for manifest in made if manifest.provenance.seed == seed]
+    return max((same_seed or made), key=lambda manifest: manifest.version).version

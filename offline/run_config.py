@@ -1,0 +1,100 @@
+"""A run file: which data, which protocol, which family with which hyper-parameters, and what `tune` may vary."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from offline import families
+from offline.datasets import DataConfig
+from offline.recipe import Recipe
+from offline.splits import Protocol
+
+
+class RunRefused(ValueError):
+    """A run file asks for something that cannot be; the message names file and key."""
+
+
+class _File(BaseModel):
+    """The file as it is written. `recipe` is validated by the family's own class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    protocol: Protocol
+    data: DataConfig
+    recipe: dict[str, Any]
+    tune: dict[str, list[Any]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """name: the run file's name without its ending. tune: dotted recipe key -> values to draw from."""
+
+    name: str
+    family: str
+    protocol: Protocol
+    data: DataConfig
+    recipe: Recipe
+    tune: dict[str, list[Any]]
+
+    @classmethod
+    def load(cls, file: Path) -> RunConfig:
+        """RunRefused names the file and each wrong key."""
+        try:
+            raw = tomllib.loads(file.read_text())
+        except FileNotFoundError as error:
+            raise RunRefused(f"{file}: there is no such run file") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RunRefused(f"{file}: not TOML: {error}") from error
+        try:
+            parsed = _File.model_validate(raw)
+        except ValidationError as error:
+            raise RunRefused(f"{file}: {_reasons(error, prefix='')}") from error
+        section = dict(parsed.recipe)
+        family = section.pop("family", None)
+        if not isinstance(family, str):
+            raise RunRefused(f"{file}: [recipe] lacks family = one of {', '.join(families.names())}")
+        recipe = _recipe(file, family, section)
+        config = cls(file.stem, family, parsed.protocol, parsed.data, recipe, parsed.tune)
+        for key, values in config.tune.items():
+            for value in values:
+                config.varied({key: value})
+        return config
+
+    def with_seed(self, seed: int) -> RunConfig:
+        return self.varied({"seed": seed})
+
+    def varied(self, changes: dict[str, Any]) -> RunConfig:
+        """The same run with some dotted recipe keys replaced; RunRefused when the recipe does not take them."""
+        section = self.recipe.model_dump()
+        for key, value in changes.items():
+            *path, leaf = key.split(".")
+            target = section
+            for part in path:
+                target = target.setdefault(part, {})
+            target[leaf] = value
+        return replace(self, recipe=_recipe(Path(self.name), self.family, section))
+
+    def fingerprint(self, *, split_fingerprint: str, parents: dict[str, str]) -> str:
+        """12 hex digits over everything that the trained weights depend on; names the checkpoint folder."""
+        text = json.dumps([self.family, self.recipe.model_dump(mode="json"), split_fingerprint, parents], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _recipe(file: Path, family: str, section: dict[str, Any]) -> Recipe:
+    try:
+        return families.recipe_class(family).model_validate(section)
+    except ValidationError as error:
+        raise RunRefused(f"{file}: {_reasons(error, prefix='recipe.')}") from error
+    except ValueError as error:
+        raise RunRefused(f"{file}: recipe.family: {error}") from error
+
+
+def _reasons(error: ValidationError, *, prefix: str) -> str:
+    return "; ".join(f"{prefix}{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

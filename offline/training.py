@@ -1,0 +1,279 @@
+"""One training loop for every stage of every family."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from model_store.encoders.history import HistoryBatch
+from offline.optimizers import MasterWeightAdamW
+
+logger = logging.getLogger(__name__)
+
+
+class FitPlan(BaseModel):
+    """How long and how fast; part of a recipe.
+
+    minutes bounds the training time of all sessions together (a resumed run goes on counting). Evaluation happens
+    every `evaluate_every` epochs; a model is chosen on the mean of its last `average` validation figures and is the
+    average of those checkpoints' weights, because early stopping on one figure is the largest source of noise in
+    small transformers. `patience` counts evaluations without a better mean.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: PositiveInt = 200
+    minutes: PositiveFloat | None = None
+    batch: PositiveInt = 64
+    accumulate: PositiveInt = 1
+    learning_rate: PositiveFloat = 1e-3
+    item_learning_rate: PositiveFloat | None = None
+    weight_decay: float = 0.0
+    warmup_steps: NonNegativeInt = 0
+    clip: PositiveFloat | None = None
+    evaluate_every: PositiveInt = 3
+    patience: PositiveInt = 8
+    average: PositiveInt = 3
+
+
+@dataclass(slots=True)
+class Progress:
+    """Everything about a training that a checkpoint keeps, beside weights and optimiser."""
+
+    epoch: int = 0
+    steps: int = 0
+    targets: int = 0
+    seconds: float = 0.0
+    since_best: int = 0
+    best: float = float("-inf")
+    best_epoch: int = 0
+    done: bool = False
+    curve: list[dict[str, float]] = field(default_factory=list)
+    recent: list[dict[str, Tensor]] = field(default_factory=list)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def figures(self) -> dict[str, object]:
+        """What the record keeps of a training."""
+        return {
+            "best_epoch": self.best_epoch,
+            "epochs": self.epoch,
+            "best_mean_ndcg@10": self.best,
+            "seconds": self.seconds,
+            "curve": self.curve,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class Objective(nn.Module):
+    """A loss over a batch of training windows. Wraps an encoder; never subclasses it.
+
+    `forward(windows)` returns the mean loss per target; `targets(windows)` counts them. `item_parameters` names the
+    parameters that learn at `item_learning_rate`.
+    """
+
+    def targets(self, windows: HistoryBatch) -> int:
+        return len(windows.rows) - len(windows)
+
+    def item_parameters(self) -> list[nn.Parameter]:
+        return []
+
+
+def fit(
+    objective: Objective,
+    windows: HistoryBatch,
+    *,
+    plan: FitPlan,
+    validate: Callable[[], float],
+    checkpoints: Path,
+    seed: int,
+    stage: str = "fit",
+) -> Progress:
+    """Train `objective` on `windows`, leave the chosen weights in it, and return the curve.
+
+    validate: NDCG@10 of the objective's encoder as it stands. A killed run goes on from its last evaluation, and
+    reaches the same weights as one that was not killed. Under `accelerate launch` every process takes its share of
+    each batch.
+    """
+    accelerator = Accelerator(gradient_accumulation_steps=plan.accumulate, log_with="tensorboard", project_dir=checkpoints)
+    accelerator.init_trackers(stage)
+    optimizer = _optimizer(objective, plan)
+    model, optimizer = accelerator.prepare(objective, optimizer)
+    progress = Progress()
+    accelerator.register_for_checkpointing(progress)
+    folder = checkpoints / stage
+    if folder.exists():
+        accelerator.load_state(str(folder))
+        logger.info("%s: resumes after epoch %d", stage, progress.epoch)
+    while not progress.done:
+        started = time.perf_counter()
+        loss = _epoch(model, optimizer, windows, plan=plan, accelerator=accelerator, progress=progress, seed=seed)
+        progress.epoch += 1
+        progress.seconds += time.perf_counter() - started
+        out_of_time = plan.minutes is not None and progress.seconds >= 60 * plan.minutes
+        last = out_of_time or progress.epoch >= plan.epochs
+        if last or progress.epoch % plan.evaluate_every == 0:
+            ndcg = _evaluate(objective, validate, plan=plan, progress=progress, loss=loss)
+            progress.done = last or progress.since_best >= plan.patience
+            accelerator.log({"loss": loss, "validation_ndcg@10": ndcg}, step=progress.steps)
+            logger.info("%s: epoch %d loss %.4f ndcg@10 %.4f (best mean %.4f)", stage, progress.epoch, loss, ndcg, progress.best)
+            _save(accelerator, folder)
+    _load_trainable(objective, progress.best_weights)
+    accelerator.end_training()
+    accelerator.free_memory()
+    return progress
+
+
+def _optimizer(objective: Objective, plan: FitPlan) -> torch.optim.Optimizer:
+    items = {id(parameter) for parameter in objective.item_parameters()}
+    trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if id(p) not in items], "lr": plan.learning_rate},
+        {"params": [p for p in trainable if id(p) in items], "lr": plan.item_learning_rate or plan.learning_rate},
+    ]
+    return MasterWeightAdamW(
+        [group for group in groups if group["params"]], betas=(0.9, 0.98), weight_decay=plan.weight_decay
+    )
+
+
+def _epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    windows: HistoryBatch,
+    *,
+    plan: FitPlan,
+    accelerator: Accelerator,
+    progress: Progress,
+    seed: int,
+) -> float:
+    objective: Objective = accelerator.unwrap_model(model)
+    batches = list(_batches(windows, plan.batch, seed=seed, epoch=progress.epoch))
+    total, count = 0.0, 0
+    model.train()
+    # Dropout of an epoch is a function of (seed, epoch), so a resumed run repeats it.
+    torch.manual_seed(seed * 100_003 + progress.epoch)
+    bar = tqdm(
+        batches,
+        desc=f"epoch {progress.epoch + 1}",
+        unit="step",
+        disable=not accelerator.is_main_process or not sys.stderr.isatty(),
+        leave=False,
+    )
+    started, tokens = time.perf_counter(), 0
+    for indices in bar:
+        mine = indices[accelerator.process_index :: accelerator.num_processes] or indices[:1]
+        batch = windows.select(mine)
+        _warm_up(optimizer, plan, progress.steps)
+        with accelerator.accumulate(model):
+            loss = model(batch)
+            accelerator.backward(loss)
+            if plan.clip is not None and accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), plan.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+        targets = objective.targets(batch)
+        total, count = total + float(loss.detach()) * targets, count + targets
+        progress.steps += 1
+        progress.targets += targets
+        tokens += len(batch.rows)
+        bar.set_postfix(loss=f"{total / max(count, 1):.3f}", tokens_s=f"{tokens / (time.perf_counter() - started):.0f}")
+    model.eval()
+    return total / max(count, 1)
+
+
+def _batches(windows: HistoryBatch, size: int, *, seed: int, epoch: int) -> Iterator[list[int]]:
+    """Shuffled batches of windows of like length, so that little is padded; their order is shuffled too."""
+    generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
+    order = torch.randperm(len(windows), generator=generator)
+    lengths = windows.lengths
+    chunk = size * 16
+    batches: list[list[int]] = []
+    for start in range(0, len(order), chunk):
+        part = order[start : start + chunk]
+        part = part[lengths[part].argsort(stable=True)]
+        batches += [part[at : at + size].tolist() for at in range(0, len(part), size)]
+    for at in torch.randperm(len(batches), generator=generator).tolist():
+        yield batches[at]
+
+
+def _warm_up(optimizer: torch.optim.Optimizer, plan: FitPlan, step: int) -> None:
+    share = min(1.0, (step + 1) / plan.warmup_steps) if plan.warmup_steps else 1.0
+    for group in optimizer.param_groups:
+        group.setdefault("full_lr", group["lr"])
+        group["lr"] = group["full_lr"] * share
+
+
+def _evaluate(
+    objective: Objective, validate: Callable[[], float], *, plan: FitPlan, progress: Progress, loss: float
+) -> float:
+    ndcg = validate()
+    progress.curve.append(
+        {
+            "epoch": progress.epoch,
+            "targets": progress.targets,
+            "seconds": progress.seconds,
+            "loss": loss,
+            "ndcg@10": ndcg,
+        }
+    )
+    progress.recent = [*progress.recent, _trainable(objective)][-plan.average :]
+    figures = [point["ndcg@10"] for point in progress.curve[-plan.average :]]
+    mean = sum(figures) / len(figures)
+    if mean > progress.best:
+        progress.best, progress.best_epoch, progress.since_best = mean, progress.epoch, 0
+        progress.best_weights = _average(progress.recent)
+    else:
+        progress.since_best += 1
+    return ndcg
+
+
+def _trainable(objective: nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach().clone() for n, p in objective.named_parameters() if p.requires_grad}
+
+
+def _average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {
+        name: torch.stack([state[name].float() for state in states]).mean(0).to(states[0][name].dtype)
+        for name in states[0]
+    }
+
+
+def _load_trainable(objective: nn.Module, state: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in objective.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(state[name])
+
+
+def _save(accelerator: Accelerator, folder: Path) -> None:
+    """A checkpoint appears whole or not at all: written beside the old one, then renamed."""
+    fresh, old = folder.with_suffix(".new"), folder.with_suffix(".old")
+    if accelerator.is_main_process:
+        shutil.rmtree(fresh, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(fresh))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    accelerator.wait_for_everyone()

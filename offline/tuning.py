@@ -1,0 +1,92 @@
+"""Random search over the values that a run file lists under [tune], chosen on validation."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import random
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model_store.store import ModelStore
+from offline import datasets
+from offline.pipeline import open_parents
+from offline.run_config import RunConfig, RunRefused
+from offline.splits import split
+from offline.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """changes: dotted recipe key -> value. ndcg10: mean of the last validation figures of the chosen epoch."""
+
+    number: int
+    changes: dict[str, Any]
+    ndcg10: float
+    epochs: int
+    seconds: float
+
+
+def draw(config: RunConfig, trials: int) -> list[dict[str, Any]]:
+    """Distinct draws, the same for the same run file; trial 0 is the file as it stands."""
+    if not config.tune:
+        raise RunRefused(f"{config.name}: there is no [tune] section to draw from")
+    generator = random.Random(0)
+    drawn: list[dict[str, Any]] = [{}]
+    for _ in range(trials * 50):
+        if len(drawn) == trials:
+            break
+        changes = {key: generator.choice(values) for key, values in sorted(config.tune.items())}
+        if changes not in drawn:
+            drawn.append(changes)
+    return drawn
+
+
+def tune(config: RunConfig, *, trials: int, jobs: int, store: ModelStore, workspace: Workspace) -> list[Trial]:
+    """Runs what is not in the run's trial file yet (one JSON line per trial); returns all, best first."""
+    file = workspace.tuning_file(config.name)
+    done = {trial.number: trial for trial in _read(file)}
+    drawn = draw(config, trials)
+    todo = [(number, changes) for number, changes in enumerate(drawn) if not _same(done.get(number), changes)]
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(_trial, config, number, changes, store.folder_path) for number, changes in todo]
+        for future in as_completed(futures):
+            trial = future.result()
+            done[trial.number] = trial
+            with file.open("a") as out:
+                out.write(json.dumps({name: getattr(trial, name) for name in trial.__slots__}) + "\n")
+            logger.info("trial %d: ndcg@10 %.4f %s (%.0f s)", trial.number, trial.ndcg10, trial.changes, trial.seconds)
+    return sorted((done[n] for n in range(len(drawn))), key=lambda trial: -trial.ndcg10)
+
+
+def _trial(config: RunConfig, number: int, changes: dict[str, Any], store_folder: Path) -> Trial:
+    torch.set_num_threads(1)
+    varied = config.varied(changes)
+    dataset = split(datasets.load(varied.data), varied.protocol).dataset
+    parents = open_parents(
+        varied.recipe, store=ModelStore(store_folder), split_fingerprint=dataset.split_fingerprint
+    )
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as checkpoints:
+        log = varied.recipe.train(dataset, Path(checkpoints), parents).log
+    figure, epochs = log["best_mean_ndcg@10"], log["epochs"]
+    assert isinstance(figure, float)
+    assert isinstance(epochs, int)
+    return Trial(number, changes, figure, epochs, round(time.perf_counter() - started, 1))
+
+
+def _read(file: Path) -> list[Trial]:
+    return [Trial(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _same(trial: Trial | None, changes: dict[str, Any]) -> bool:
+    return trial is not None and trial.changes == changes

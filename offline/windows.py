@@ -1,0 +1,27 @@
+"""Training windows: pieces of sequences that one forward pass reads."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from model_store.encoders.history import HistoryBatch
+
+
+def training_windows(train: HistoryBatch, max_history: int) -> HistoryBatch:
+    """Windows of up to `max_history` + 1 items with stride `max_history`, cut from the end of every sequence.
+
+    A window of n items gives n - 1 inputs and n - 1 targets; every item but a user's first is a target exactly once.
+    """
+    pieces: list[Tensor] = []
+    for b in range(len(train)):
+        sequence = train.history(b)
+        for end in range(len(sequence), 1, -max_history):
+            pieces.append(sequence[max(0, end - max_history - 1) : end])
+    return HistoryBatch.of(pieces)
+
+
+def inputs_and_targets(windows: HistoryBatch) -> tuple[HistoryBatch, Tensor]:
+    """All but the last item of each window, and for each of them the item that follows: int64[total]."""
+    inputs = HistoryBatch.of([windows.history(b)[:-1] for b in range(len(windows))])
+    targets = HistoryBatch.of([windows.history(b)[1:] for b in range(len(windows))])
+    return inputs, targets.rows.long()

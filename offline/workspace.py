@@ -1,0 +1,49 @@
+"""Where unfinished runs live: checkpoints, training logs, tuning trials, score files. Not a store, not shared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A folder (`NAISEKI_CACHE`, default `./.cache` against the working folder)."""
+
+    folder: Path
+
+    @classmethod
+    def from_environment(cls) -> Workspace:
+        return cls(Path(os.environ.get("NAISEKI_CACHE", ".cache")).resolve())
+
+    def run_folder(self, run: str, fingerprint: str) -> Path:
+        folder = self.folder / "runs" / f"{run}-{fingerprint}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def published(self, run_folder: Path) -> str | None:
+        """The version that this run became, or None."""
+        file = run_folder / "published.json"
+        return str(json.loads(file.read_text())["version"]) if file.exists() else None
+
+    def mark_published(self, run_folder: Path, version: str, *, log: dict[str, object]) -> None:
+        """Keeps the training log and drops the checkpoints."""
+        fresh = run_folder / "published.new"
+        fresh.write_text(json.dumps({"version": version, "log": log}, indent=1))
+        fresh.rename(run_folder / "published.json")
+        for path in run_folder.iterdir():
+            if path.is_dir() and any(path.glob("*.safetensors")) or path.suffix in (".new", ".old"):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def scores_file(self, version: str, name: str) -> Path:
+        folder = self.folder / "scores"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{version}.{name}.npz"
+
+    def tuning_file(self, run: str) -> Path:
+        folder = self.folder / "tuning"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{run}.jsonl"
