@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from model_store.catalog import ItemCatalog
 from model_store.encoders.history import HistoryBatch
@@ -32,7 +33,8 @@ class SequenceDataset:
     """Everything that may be fitted to, and the validation queries that choices are made on.
 
     fingerprint: of the data. split_fingerprint: of data and split together; parents must carry the same one.
-    catalog: popularity counts training events only.
+    catalog: popularity counts training events only; its title is the one to show, "Title (year)" where a year is known.
+    items: item_id, title, text (both nullable), categories, year (nullable) as the data gives them, in catalogue order.
     train: one history per user (possibly empty), the training split.
     validation: for each user the history equal to its training sequence, and the event after it.
     """
@@ -42,6 +44,7 @@ class SequenceDataset:
     split_fingerprint: str
     protocol: str
     catalog: ItemCatalog
+    items: pl.DataFrame
     train: HistoryBatch
     validation: Queries
     exclude_seen: bool

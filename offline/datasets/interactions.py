@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -33,4 +34,4 @@ class Interactions:
     def sequences(self) -> list[npt.NDArray[np.int32]]:
         """Item rows per user row, oldest first (views)."""
         bounds = np.searchsorted(self.users, np.arange(len(self.user_ids) + 1))
-        return [self.item_rows[start:end] for start, end in zip(bounds[:-1], bounds[1:], strict=True)]
+        return [self.item_rows[start:end] for start, end in pairwise(bounds)]
