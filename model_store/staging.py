@@ -1,16 +1,26 @@
-"""The parts a trained model hands to the store."""
+"""The parts a trained model hands to the store, and how they become the files of a bundle."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from model_store.catalog import ItemCatalog
+from model_store.encoder_files import read_encoder, write_encoder
 from model_store.encoders.history import HistoryBatch, QueryEncoder
+from model_store.golden import TOLERANCES, GoldenQueries, choose
+from model_store.item_index import ItemIndex
+from model_store.manifest import GoldenTolerances, Manifest, Provenance
 from model_store.ranker import Ranker
+from model_store.verification import INDEX, ITEMS, record, regular_files
+
+Control = Callable[[HistoryBatch], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,7 +29,7 @@ class BundleParts:
 
     encoder: in the form that is served (merged, cast, eval mode).
     item_vectors_ND: float32, exactly what training scored against.
-    golden_histories: 32 whole histories of all lengths, from the training split.
+    golden_histories: 32 whole histories of all lengths, from the training split; of more, 32 are chosen.
     controls: name of a part (adapter, projector, item table) -> the same encode without that part, float32 [B, D];
         golden queries must fail on each of them, else the manifest says that they prove nothing of it.
     adapter: folder in PEFT format. tokenizer: a tokenizer.json. base: identity of the base LM.
@@ -30,9 +40,92 @@ class BundleParts:
     encoder: QueryEncoder
     item_vectors_ND: Tensor
     golden_histories: HistoryBatch
-    controls: Mapping[str, Callable[[HistoryBatch], Tensor]] = field(default_factory=dict)
+    controls: Mapping[str, Control] = field(default_factory=dict)
     ranker: Ranker | None = None
     fallback: QueryEncoder | None = None
     adapter: Path | None = None
     tokenizer: Path | None = None
     base: str | None = None
+
+
+def write_parts(
+    parts: BundleParts,
+    folder: Path,
+    *,
+    version: str,
+    catalogue_at: str,
+    provenance: Provenance,
+    tolerances: GoldenTolerances | None = None,
+) -> Manifest:
+    """Writes every file of the bundle but its manifest into the empty `folder`, and returns the manifest.
+
+    ValueError when the parts do not fit each other.
+    """
+    encoder = parts.encoder
+    _check(parts)
+    write_encoder(encoder, folder)
+    parts.catalog.write(folder / ITEMS)
+    ItemIndex.of(parts.item_vectors_ND).write(folder / INDEX)
+    if parts.adapter is not None:
+        shutil.copytree(parts.adapter, folder / "adapter")
+    if parts.tokenizer is not None:
+        shutil.copyfile(parts.tokenizer, folder / "tokenizer.json")
+    dtype = _dtype(encoder)
+    tolerances = tolerances or TOLERANCES[dtype]
+    warnings = _write_golden(parts, folder, tolerances=tolerances)
+    return Manifest(
+        version=version,
+        family=parts.family,
+        encoder=encoder.config,  # type: ignore[arg-type]  # the union is wider than pydantic's base class
+        dim=encoder.dim,
+        dtype=dtype,
+        items=len(parts.catalog),
+        catalogue_at=catalogue_at,
+        max_history=encoder.max_history,
+        jump=encoder.jump,
+        files={name: record(file) for name, file in regular_files(folder).items()},
+        base=parts.base,
+        golden=tolerances,
+        warnings=warnings,
+        provenance=provenance,
+    )
+
+
+def _check(parts: BundleParts) -> None:
+    shape = (len(parts.catalog), parts.encoder.dim)
+    if tuple(parts.item_vectors_ND.shape) != shape:
+        raise ValueError(f"item vectors have shape {tuple(parts.item_vectors_ND.shape)}, not {shape}")
+    if parts.item_vectors_ND.dtype != torch.float32:
+        raise ValueError(f"item vectors are {parts.item_vectors_ND.dtype}, not float32")
+    if len(parts.golden_histories) == 0 or int(parts.golden_histories.lengths.min()) == 0:
+        raise ValueError("golden histories are needed, and none may be empty")
+    for name, tensor in parts.encoder.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"encoder: {name} is not finite")
+
+
+def _dtype(encoder: QueryEncoder) -> Literal["float32", "bfloat16", "float16"]:
+    """The coarsest kind of number in the encoder: it decides what can be asked of the golden queries."""
+    kinds = {tensor.dtype for tensor in encoder.state_dict().values()}
+    if torch.bfloat16 in kinds:
+        return "bfloat16"
+    return "float16" if torch.float16 in kinds else "float32"
+
+
+def _write_golden(parts: BundleParts, folder: Path, *, tolerances: GoldenTolerances) -> list[str]:
+    """Records golden queries of the encoder as the files give it back; returns what they do not prove."""
+    encoder = read_encoder(folder)
+    index = ItemIndex.read(folder / INDEX)
+    histories = parts.golden_histories.windowed(encoder.max_history, encoder.jump)
+    with torch.inference_mode():
+        controls = {name: control(histories).float().cpu() for name, control in parts.controls.items()}
+        vectors_QD = encoder(histories).float().cpu()
+    chosen = choose(histories, vectors_QD, controls=controls, tolerances=tolerances)
+    golden = GoldenQueries.record(encoder, index, histories.select(chosen))
+    golden.replay(encoder, index, tolerances=tolerances)
+    golden.write(folder)
+    return [
+        f"The golden queries do not notice when the {name} is missing."
+        for name, without_QD in controls.items()
+        if golden.mismatch(without_QD[chosen], index, tolerances=tolerances) is None
+    ]

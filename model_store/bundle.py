@@ -1,0 +1,141 @@
+"""A version in memory: everything that is needed to answer a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model_store.catalog import ItemCatalog
+from model_store.encoder_files import read_encoder
+from model_store.encoders.history import Encoded, Growing, HistoryBatch, QueryEncoder, UserState
+from model_store.golden import GoldenQueries
+from model_store.item_index import Floats, ItemIndex
+from model_store.manifest import Manifest
+from model_store.ranker import Ranker
+from model_store.retrieval import Candidates, Rows, Want
+from model_store.verification import read_catalog, read_index, read_manifest, verify_contents, verify_files
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """Immutable. Belongs to whoever loads it until it is published, and to the inference thread afterwards.
+
+    Histories are given whole; the bundle cuts them to the encoder's window, the same way offline and online.
+    """
+
+    manifest: Manifest
+    catalog: ItemCatalog
+    encoder: QueryEncoder
+    index: ItemIndex
+    ranker: Ranker | None = None
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> Bundle:
+        """Checks everything in this process, then opens. BundleRefused names the file and the reason."""
+        verify_contents(folder, verify_files(folder))
+        return cls.open(folder, device)
+
+    @classmethod
+    def open(cls, folder: Path, device: str = "cpu") -> Bundle:
+        """Opens a folder that `preparing.prepare` made (verified, private to this host), and replays its golden
+        queries. No checksum is taken here: the loader's thread must not hold the interpreter for long.
+        """
+        manifest = read_manifest(folder)
+        bundle = cls(
+            manifest,
+            read_catalog(folder),
+            read_encoder(folder, device=device),
+            read_index(folder, device=device),
+        )
+        GoldenQueries.read(folder).replay(bundle.encoder, bundle.index, tolerances=manifest.golden)
+        return bundle
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    @torch.inference_mode()
+    def encode(self, histories: HistoryBatch, states: Sequence[UserState | None] | None = None) -> Encoded:
+        """Query vectors, float32 [B, D] on the CPU, of whole histories; ValueError for an empty one.
+
+        states: per history what is known of it; given (if only Nones), a growing encoder reads the new items alone and
+        returns new states. A state that is no proper prefix of the windowed history is not used.
+        """
+        if len(histories) and int(histories.lengths.min()) == 0:
+            raise ValueError("an empty history has no query vector")
+        histories = histories.windowed(self.manifest.max_history, self.manifest.jump)
+        if states is None or not isinstance(self.encoder, Growing):
+            vectors_BD = self.encoder(histories)
+            return Encoded(vectors_BD.float().cpu(), (None,) * len(histories))
+        usable: list[UserState | None] = []
+        new: list[torch.Tensor] = []
+        for b, state in enumerate(states):
+            history = histories.history(b)
+            known = len(state.rows) if state is not None else 0
+            fits = state is not None and known < len(history) and tuple(history[:known].tolist()) == state.rows
+            usable.append(state if fits else None)
+            new.append(history[known:] if fits else history)
+        grown = self.encoder.extend(usable, HistoryBatch.of(new))
+        return Encoded(grown.vectors_BD.float().cpu(), grown.states)
+
+    def search(self, vectors_BD: Floats | torch.Tensor, wants: Sequence[Want]) -> list[Candidates]:
+        """The exact top max(k, the ranker's depth) under each want's filters."""
+        return self.index.search(
+            vectors_BD,
+            wants,
+            allowed=[self._allowed(want) for want in wants],
+            counts=[max(want.k, self.ranker.depth) if self.ranker and want.rerank else want.k for want in wants],
+        )
+
+    def rank(self, histories: HistoryBatch, candidates: Sequence[Candidates]) -> list[Candidates]:
+        """Lets the ranker reorder where the want asks for it, and cuts to k."""
+        ranked = list(candidates)
+        chosen = [b for b, found in enumerate(candidates) if found.want.rerank and len(found.rows)]
+        if self.ranker is not None and chosen:
+            windowed = histories.windowed(self.manifest.max_history, self.manifest.jump).select(chosen)
+            rows = [torch.from_numpy(candidates[b].rows) for b in chosen]
+            rows_BK = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+            with torch.inference_mode():
+                scores_BK = self.ranker.score(windowed, rows_BK).double().cpu().numpy()
+            for b, scores_K in zip(chosen, scores_BK, strict=True):
+                ranked[b] = _reordered(candidates[b], scores_K[: len(candidates[b].rows)])
+        return [Candidates(c.want, c.rows[: c.want.k], c.scores[: c.want.k], c.exhausted) for c in ranked]
+
+    def retrieve(self, histories: HistoryBatch, wants: Sequence[Want]) -> list[Candidates]:
+        """Encode, search, rank: what evaluation measures and, with caches in between, what the service answers."""
+        return self.rank(histories, self.search(self.encode(histories).vectors_BD, wants))
+
+    def popular(self, wants: Sequence[Want]) -> list[Candidates]:
+        """The most popular items under the same filters; scores are their popularity."""
+        found = []
+        for want in wants:
+            keep = np.ones(len(self.catalog), dtype=bool)
+            allowed = self._allowed(want)
+            if allowed is not None:
+                keep[:] = False
+                keep[_inside(allowed, len(keep))] = True
+            keep[_inside(want.excluded_rows, len(keep))] = False
+            order = self.catalog.by_popularity
+            rows = order[keep[order]][: want.k]
+            scores = self.catalog.popularity[rows].astype(np.float64)
+            found.append(Candidates(want, rows, scores, exhausted=len(rows) < want.k))
+        return found
+
+    def _allowed(self, want: Want) -> Rows | None:
+        if want.categories is None:
+            return want.allowed_rows
+        rows = self.catalog.rows_in(want.categories)
+        return rows if want.allowed_rows is None else np.intersect1d(rows, want.allowed_rows)
+
+
+def _reordered(found: Candidates, scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Candidates:
+    order = np.lexsort((found.rows, -scores))
+    return Candidates(found.want, found.rows[order], scores[order], found.exhausted)
+
+
+def _inside(rows: Rows, items: int) -> Rows:
+    return rows[(rows >= 0) & (rows < items)]
