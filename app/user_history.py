@@ -1,0 +1,188 @@
+"""What each user has done, oldest first: one sorted set per user in Redis, written by one Lua script.
+
+Redis slow or gone is an expected state: every method then fails within a bounded time with `HistoriesUnavailable`, and
+a recommendation goes on without the stored history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from redis.exceptions import NoScriptError
+
+from app.append_events import OUTCOMES, AppendScript, Event, Outcome, StoredEvent, stored_event, user_key
+from app.redis_guard import HistoriesUnavailable, RedisGuard, connect
+
+__all__ = ["Event", "HistoriesRefused", "HistoriesUnavailable", "Outcome", "StoredEvent", "UserHistories"]
+
+log = logging.getLogger(__name__)
+
+_USERS_PER_ROUND_TRIP = 100
+_WRITE_WAIT_S = 1.0
+
+
+class HistoriesRefused(ValueError):
+    """This Redis is not set up to hold histories; the message names the setting."""
+
+
+class UserHistories:
+    """Histories of all users. Belongs to the event loop that opened it; `close` it there."""
+
+    def __init__(self, url: str, *, kept: int, timeout_s: float, write_timeout_s: float) -> None:
+        self._script = AppendScript(kept)
+        self._timeout_s = timeout_s
+        self._reads = connect(url, timeout_s, connections=32, wait_s=timeout_s)
+        # Writers wait their turn rather than fail: with an fsync per reply they are many and slow.
+        self._writes = connect(url, write_timeout_s, connections=64, wait_s=_WRITE_WAIT_S)
+        self._write_deadline_s = _WRITE_WAIT_S + 4 * write_timeout_s
+        self._guard = RedisGuard()
+        self._checked = False
+
+    @classmethod
+    async def open(
+        cls, url: str, *, kept: int = 2000, timeout_s: float = 0.05, write_timeout_s: float = 0.05
+    ) -> UserHistories:
+        """Connects to `redis://`, `rediss://` or `unix://`. kept: events per user; beyond it the oldest quarter is cut.
+
+        A Redis that does not answer is no reason not to start: it is logged, and checked when it first answers.
+        Raises HistoriesRefused when Redis may evict keys, ValueError for a URL that is none.
+        """
+        histories = cls(url, kept=kept, timeout_s=timeout_s, write_timeout_s=write_timeout_s)
+        try:
+            await histories.check()
+        except HistoriesUnavailable as error:
+            log.warning("Redis does not answer (%s): there are no histories until it does", error)
+        except HistoriesRefused:
+            await histories.close()
+            raise
+        return histories
+
+    @property
+    def breaker_open(self) -> bool:
+        return self._guard.breaker.is_open
+
+    @property
+    def errors(self) -> Mapping[str, int]:
+        """Failures since the start by kind: `timeout`, `connection`, `response`, `breaker` (not even asked)."""
+        return self._guard.errors
+
+    async def check(self) -> None:
+        """Raises HistoriesRefused unless Redis never evicts; warns unless it keeps an append-only file."""
+        # CONFIG is forbidden by most hosts of Redis, INFO by none.
+        info = await self._guard.call(lambda: self._reads.info(), deadline_s=4 * self._timeout_s)
+        policy = info.get("maxmemory_policy")
+        if policy not in (None, "noeviction"):
+            raise HistoriesRefused(
+                f"this Redis drops keys when memory is short (maxmemory-policy {policy}) and histories would vanish "
+                "without an error: set maxmemory-policy noeviction"
+            )
+        if not info.get("aof_enabled"):
+            log.warning("this Redis keeps no append-only file: set appendonly yes, or events are lost when it restarts")
+        self._checked = True
+
+    async def append(self, events: Sequence[Event]) -> list[Outcome | HistoriesUnavailable]:
+        """One outcome per event, in the order given; an exception instance where that user's write failed.
+
+        Events of one user are appended together and in the order given; an event is accepted, duplicate or old only
+        once Redis has it as durably as it is set up to. Raises ValueError for a timestamp out of range or an id that
+        is not UTF-8, and then writes nothing.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        positions: dict[str, list[int]] = {}
+        for position, event in enumerate(events):
+            positions.setdefault(event.user_id, []).append(position)
+        calls = [
+            self._script.call(user_id, [events[at] for at in places], now_ms) for user_id, places in positions.items()
+        ]
+        starts = range(0, len(calls), _USERS_PER_ROUND_TRIP)
+        answers = await asyncio.gather(*(self._append_users(calls[at : at + _USERS_PER_ROUND_TRIP]) for at in starts))
+        outcomes: list[Outcome | HistoriesUnavailable] = [HistoriesUnavailable()] * len(events)
+        of_users = (answer for round_trip in answers for answer in round_trip)
+        for places, answer in zip(positions.values(), of_users, strict=True):
+            for index, place in enumerate(places):
+                outcomes[place] = answer if isinstance(answer, HistoriesUnavailable) else OUTCOMES[answer[index]]
+        return outcomes
+
+    async def read(self, user_id: str, limit: int | None = None) -> list[str]:
+        """Item ids, oldest first; with a limit the newest so many. Empty for an unknown user."""
+        return [event.item_id for event in await self.read_events(user_id, limit)]
+
+    async def read_events(self, user_id: str, limit: int | None = None) -> list[StoredEvent]:
+        """As `read`, with times."""
+        if limit is not None and limit < 1:
+            if limit < 0:
+                raise ValueError(f"limit must not be negative, but is {limit}")
+            return []
+        first = 0 if limit is None else -limit
+        key = user_key(user_id, "history")
+        await self._ready()
+        members = await self._guard.call(lambda: self._reads.zrange(key, first, -1), deadline_s=2 * self._timeout_s)
+        try:
+            return [stored_event(member) for member in cast("list[bytes]", members)]
+        except ValueError as error:
+            self._guard.errors["response"] += 1
+            raise HistoriesUnavailable(f"the history holds something that is no event: {error}") from error
+
+    async def forget(self, user_id: str) -> int:
+        """Removes the user's history and floor; returns how many events it held.
+
+        Event ids stay known for their day, so that a late repetition does not bring back what was forgotten.
+        """
+        history, state = user_key(user_id, "history"), user_key(user_id, "state")
+        await self._ready()
+        pipe = self._writes.pipeline(transaction=True)
+        pipe.zcard(history)
+        pipe.delete(history, state)
+        held, removed = await self._guard.call(
+            lambda: pipe.execute(raise_on_error=False), deadline_s=self._write_deadline_s
+        )
+        if isinstance(removed, Exception):
+            raise HistoriesUnavailable(f"Redis refused: {removed}")
+        return held if isinstance(held, int) else 0
+
+    async def close(self) -> None:
+        await self._reads.aclose()
+        await self._writes.aclose()
+
+    async def _append_users(self, calls: Sequence[list[str | int]]) -> list[str | HistoriesUnavailable]:
+        """One string of outcome letters per call, or why that call failed."""
+        try:
+            await self._ready()
+            replies = await self._guard.call(lambda: self._evaluate(calls), deadline_s=self._write_deadline_s)
+        except HistoriesUnavailable as error:
+            return [error] * len(calls)
+        answers: list[str | HistoriesUnavailable] = []
+        for reply in replies:
+            if isinstance(reply, bytes):
+                answers.append(reply.decode())
+            else:
+                self._guard.errors["response"] += 1
+                answers.append(HistoriesUnavailable(f"Redis refused: {reply}"))
+        return answers
+
+    async def _evaluate(self, calls: Sequence[list[str | int]]) -> list[bytes | Exception]:
+        replies = await self._pipeline(calls)
+        unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:
+            # Redis forgets scripts when it restarts.
+            await self._writes.script_load(self._script.text)
+            for at, reply in zip(unknown, await self._pipeline([calls[at] for at in unknown]), strict=True):
+                replies[at] = reply
+        return replies
+
+    async def _pipeline(self, calls: Sequence[list[str | int]]) -> list[bytes | Exception]:
+        pipe = self._writes.pipeline(transaction=False)
+        for call in calls:
+            pipe.execute_command("EVALSHA", self._script.sha, *call)
+        return cast("list[bytes | Exception]", await pipe.execute(raise_on_error=False))
+
+    async def _ready(self) -> None:
+        if not self._checked:
+            try:
+                await self.check()
+            except HistoriesRefused as error:
+                raise HistoriesUnavailable(str(error)) from error
