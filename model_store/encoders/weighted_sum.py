@@ -35,4 +35,16 @@ class WeightedSumEncoder(QueryEncoder):
         self.left = nn.Embedding(config.items, config.dim)
 
     def forward(self, histories: HistoryBatch) -> Tensor:
-        raise NotImplementedError
+        lengths = histories.lengths
+        if len(histories) and not 1 <= int(lengths.min()) <= int(lengths.max()) <= self.max_history:
+            raise ValueError(f"history lengths must lie in 1..{self.max_history}")
+        left_ND = self.left.weight
+        ages = torch.repeat_interleave(histories.offsets[1:], lengths) - 1 - torch.arange(len(histories.rows))
+        weights = self._weights(ages).to(left_ND)
+        rows, starts = histories.rows.to(left_ND.device).long(), histories.offsets[:-1].to(left_ND.device)
+        return nn.functional.embedding_bag(rows, left_ND, starts, mode="sum", per_sample_weights=weights).float()
+
+    def _weights(self, ages: Tensor) -> Tensor:
+        """The last item has age 0 and weight 1."""
+        tau = self.config.decay_items
+        return torch.ones(len(ages)) if tau is None else torch.exp(-ages.double() / tau)

@@ -6,8 +6,9 @@ from offline.datasets import ml_100k, recbole, tables
 from offline.datasets.config import BUILT_IN, DataConfig, Ml100kConfig, RecBoleConfig, TablesConfig
 from offline.datasets.interactions import Interactions
 from offline.datasets.refusal import DataRefused
+from offline.datasets.ties import shuffle_ties
 
-__all__ = ["BUILT_IN", "DataConfig", "DataRefused", "Interactions", "load"]
+__all__ = ["BUILT_IN", "DataConfig", "DataRefused", "Interactions", "load", "shuffle_ties"]
 
 
 def load(data: str | DataConfig) -> Interactions:
@@ -19,8 +20,9 @@ def load(data: str | DataConfig) -> Interactions:
         data = BUILT_IN[data]
     match data:
         case Ml100kConfig():
-            return ml_100k.load(data)
+            interactions = ml_100k.load(data)
         case TablesConfig():
-            return tables.load(data)
+            interactions = tables.load(data)
         case RecBoleConfig():
-            return recbole.load(data)
+            interactions = recbole.load(data)
+    return interactions if data.shuffle_ties is None else shuffle_ties(interactions, data.shuffle_ties)

@@ -14,12 +14,12 @@ from offline.datasets.refusal import DataRefused
 if TYPE_CHECKING:
     from offline.datasets.config import DataConfig
 
-ITEMS = {
-    "item_id": pl.String,
-    "title": pl.String,
-    "text": pl.String,
+ITEMS: dict[str, pl.DataType] = {
+    "item_id": pl.String(),
+    "title": pl.String(),
+    "text": pl.String(),
     "categories": pl.List(pl.String),
-    "year": pl.Int64,
+    "year": pl.Int64(),
 }
 NO_ITEMS = pl.DataFrame(schema=ITEMS)
 

@@ -38,13 +38,15 @@ class _DataSection(_Section):
 
     min_rating: events rated below are dropped. k_core: users and items with fewer events are dropped until none is
     left (0 and 1 drop nothing). repeat: "first" keeps only a user's first event with an item. exclude_seen: whether
-    items of the history are removed when recommending and evaluating.
+    items of the history are removed when recommending and evaluating. shuffle_ties: a seed puts events of equal time in
+    random order (the protocol `tie-shuffled`).
     """
 
     min_rating: float | None = None
     k_core: NonNegativeInt = 0
     repeat: Literal["keep", "first"] = "keep"
     exclude_seen: bool = True
+    shuffle_ties: NonNegativeInt | None = None
 
 
 class Ml100kConfig(_DataSection):
@@ -66,7 +68,7 @@ class TablesConfig(_DataSection):
     columns: EventColumns = EventColumns()
     item_columns: ItemColumns = ItemColumns()
     time_unit: Literal["s", "ms", "us", "ns", "iso"] = "s"
-    categories_separator: str = Field("|", min_length=1)
+    categories_separator: Annotated[str, Field(min_length=1)] = "|"
 
 
 class RecBoleConfig(_DataSection):

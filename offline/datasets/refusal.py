@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-class DataRefused(ValueError):  # noqa: N818 - named like the refusals of the store
+class DataRefused(ValueError):
     """Names the file, the data row (1 = the first below the header) where one is to blame, and the cure."""
 
     def __init__(self, file: Path | str, problem: str, *, cure: str, row: int | None = None) -> None:
