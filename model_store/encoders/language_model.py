@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
-from torch import Tensor
+import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from model_store.encoders.history import HistoryBatch, QueryEncoder
+from model_store.encoders.decoder import build_decoder, read_row, rebuild_buffers, take_embedding
+from model_store.encoders.history import Encoded, HistoryBatch, QueryEncoder, UserState
+from model_store.encoders.packed_attention import Packed
+from model_store.encoders.pooling import Pooled, Pooling, pool, pool_running
 from model_store.encoders.sequence import SequenceConfig
+from model_store.encoders.token_row import ItemTokens, Spelling, TokenRow, lay_out
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from model_store.base_models import BaseModel as BaseLanguageModel
+    from model_store.token_blocks import CompactVocabulary
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class ResidualConfig(BaseModel):
@@ -21,6 +36,8 @@ class ResidualConfig(BaseModel):
 
 
 class LanguageModelConfig(BaseModel):
+    """A history reads [prefix] item blocks [suffix]; a block is the item's text tokens, its vector, or both in turn."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["language_model"] = "language_model"
@@ -30,24 +47,215 @@ class LanguageModelConfig(BaseModel):
     max_history: PositiveInt
     jump: PositiveInt
     item_input: Literal["vector", "tokens", "tokens+vector"]
+    vocabulary: NonNegativeInt = 0  # rows of the token table: only tokens that items use
+    item_tokens: NonNegativeInt = 0  # tokens of all item blocks together
     prefix: tuple[int, ...] = ()  # token ids before the first item
     suffix: tuple[int, ...] = ()  # token ids after the last item; forbids reading all positions
-    pooling: Literal["last", "mean", "weighted_mean"] = "last"
+    pooling: Pooling = "last"
     causal: bool = True
     head: Literal["linear", "mlp"] = "linear"  # LayerNorm + linear | LayerNorm + two-layer GELU MLP
     normalize: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the LM; head and pooling are float32
     residual: ResidualConfig | None = None
 
-    def build(self) -> LanguageModelEncoder:
-        return LanguageModelEncoder(self)
+    def build(self, lm: PreTrainedModel | None = None) -> LanguageModelEncoder:
+        """The class says what the encoder can do. lm: a decoder to take over instead of building one."""
+        if not self.causal:
+            return LanguageModelEncoder(self, lm)
+        return GrowingLanguageModelEncoder(self, lm) if self.suffix else AllPositionsLanguageModelEncoder(self, lm)
+
+
+def encoder_on(
+    config: LanguageModelConfig,
+    base: BaseLanguageModel,
+    *,
+    items: CompactVocabulary | None = None,
+) -> LanguageModelEncoder:
+    """An encoder for training that takes over `base.lm` and fills its frozen inputs from the base's token table.
+
+    items: the item blocks' tokens where items are text. The item vectors stay zero: training hands its own in, and
+    the export fills `item_inputs`.
+    """
+    if items is not None:
+        sizes = {"vocabulary": len(items.kept), "item_tokens": len(items.blocks.tokens)}
+        config = config.model_copy(update=sizes)
+    encoder = config.build(base.lm)
+    with torch.no_grad():
+        encoder.prefix_inputs.copy_(base.embedding(torch.tensor(config.prefix, dtype=torch.int64)))
+        encoder.suffix_inputs.copy_(base.embedding(torch.tensor(config.suffix, dtype=torch.int64)))
+        if items is not None:
+            encoder.token_inputs.copy_(base.embedding(items.kept))
+            encoder.item_tokens.tokens.copy_(items.blocks.tokens)
+            encoder.item_tokens.offsets.copy_(items.blocks.offsets)
+    return encoder
 
 
 class LanguageModelEncoder(QueryEncoder):
-    def __init__(self, config: LanguageModelConfig) -> None:
+    """Frozen inputs are buffers, in the LM's input space and dtype; `lm`, `head` and `scale` are what trains.
+
+    prefix_inputs [P, H], suffix_inputs [S, H]; item_inputs [N, H] where items are vectors; token_inputs [V, H] and
+    item_tokens where they are text. The query vector is scale * (normalised) head(read-out): the learnt temperature
+    is part of it.
+    """
+
+    prefix_inputs: Tensor
+    suffix_inputs: Tensor
+    item_inputs: Tensor
+    token_inputs: Tensor
+
+    def __init__(self, config: LanguageModelConfig, lm: PreTrainedModel | None = None) -> None:
         super().__init__()
         self.config: LanguageModelConfig = config
         self.dim, self.max_history, self.jump = config.dim, config.max_history, config.jump
+        dtype = _DTYPES[config.dtype]
+        self.lm = build_decoder(config.lm, dtype) if lm is None else lm
+        take_embedding(self.lm)
+        H = int(self.lm.config.hidden_size)
+        self.spelling = Spelling(len(config.prefix), len(config.suffix), config.item_input != "tokens")
+        self.register_buffer("prefix_inputs", torch.zeros(len(config.prefix), H, dtype=dtype))
+        self.register_buffer("suffix_inputs", torch.zeros(len(config.suffix), H, dtype=dtype))
+        if config.item_input != "tokens":
+            self.register_buffer("item_inputs", torch.zeros(config.items, H, dtype=dtype))
+        if config.item_input != "vector":
+            self.register_buffer("token_inputs", torch.zeros(config.vocabulary, H, dtype=dtype))
+            self.item_tokens = ItemTokens(config.items, config.item_tokens)
+        self.head = _head(config.head, H, config.dim)
+        self.scale = nn.Parameter(torch.ones(()))
+        if config.residual is not None:
+            self.residual_sequence = config.residual.sequence.build()
 
     def forward(self, histories: HistoryBatch) -> Tensor:
-        raise NotImplementedError
+        return self._query_vectors(histories, self.final_read_outs(histories))
+
+    def final_read_outs(self, histories: HistoryBatch, item_inputs_TH: Tensor | None = None) -> Tensor:
+        """float32 [B, H]: the pooled LM state of each whole history. item_inputs_TH: as in `read_outs`."""
+        row = self._row(histories)
+        states_SH = self._read(histories, row, item_inputs_TH, packed=Packed(row.lengths, causal=self.config.causal))
+        return torch.stack([self._pooled(states_SH, row, b)[0] for b in range(len(histories))])
+
+    def project(self, read_outs_XH: Tensor) -> Tensor:
+        """float32 [X, H] -> [X, D]: head, normalisation, scale; not the residual."""
+        vectors_XD = self.head(read_outs_XH)
+        if self.config.normalize:
+            vectors_XD = normalize(vectors_XD, dim=-1)
+        return vectors_XD * self.scale
+
+    def token_counts(self, histories: HistoryBatch) -> list[int]:
+        return self._row(histories).lengths
+
+    def rebuild_buffers(self) -> None:
+        rebuild_buffers(self.lm, self.scale.device)
+
+    def _query_vectors(self, histories: HistoryBatch, read_outs_BH: Tensor) -> Tensor:
+        vectors_BD = self.project(read_outs_BH)
+        residual = self.config.residual
+        if residual is None:
+            return vectors_BD
+        sequence = self.residual_sequence
+        return sequence(histories.windowed(sequence.max_history, sequence.jump)) + residual.beta * vectors_BD
+
+    def _row(self, histories: HistoryBatch, known: Sequence[int] | None = None) -> TokenRow:
+        lengths = histories.lengths
+        if len(histories) == 0 or not 1 <= int(lengths.min()) <= int(lengths.max()) <= self.max_history:
+            raise ValueError(f"history lengths must lie in 1..{self.max_history}")
+        if self.config.item_input == "vector":
+            text_T = torch.zeros(len(histories.rows), dtype=torch.int64)
+        else:
+            text_T = self.item_tokens.lengths(histories.rows)
+        return lay_out(histories, text_T, spelling=self.spelling, known=known)
+
+    def _read(self, histories: HistoryBatch, row: TokenRow, item_inputs_TH: Tensor | None, *, packed: Packed) -> Tensor:
+        """One forward pass of exactly the row's tokens: states [S, H]."""
+        device, dtype = self.prefix_inputs.device, self.prefix_inputs.dtype
+        sources = [self.prefix_inputs, self.suffix_inputs]
+        if self.spelling.item_vector:
+            table = self.item_inputs[histories.rows.to(device).long()] if item_inputs_TH is None else item_inputs_TH
+            sources.append(table.to(dtype))
+        if self.config.item_input != "vector":
+            sources.append(self.token_inputs[self.item_tokens.of(histories.rows).to(device)])
+        inputs_SH = torch.cat(sources)[row.sources_S.to(device)]
+        return read_row(self.lm, inputs_SH, row.positions_S.to(device), packed)
+
+    def _pooled(
+        self, states_SH: Tensor, row: TokenRow, history: int, before: Pooled | None = None
+    ) -> tuple[Tensor, Pooled | None]:
+        """`last` reads the suffix's end where there is one; means are over the items' tokens."""
+        if self.config.pooling == "last":
+            return states_SH[row.starts[history] + row.lengths[history] - 1].float(), None
+        return pool(states_SH[row.item_span(history)], self.config.pooling, before=before)
+
+
+class GrowingLanguageModelEncoder(LanguageModelEncoder):
+    """Causal: what was read of a history stays right when it grows. The suffix runs after it and is never kept."""
+
+    @torch.no_grad()
+    def extend(self, states: Sequence[UserState | None], new: HistoryBatch) -> Encoded:
+        """Vectors and states of (rows of states[b]) ++ new[b]; None stands for no known prefix. Changes no state.
+
+        ValueError unless every new[b] has an item and no history passes max_history.
+        """
+        known = [0 if state is None else state.tokens for state in states]
+        row = self._row(new, known)
+        pasts = [None if state is None else state.keys_values for state in states]
+        packed = Packed(row.lengths, pasts, keep=True)
+        hidden_SH = self._read(new, row, None, packed=packed)
+        read_outs, grown = [], []
+        for b, state in enumerate(states):
+            before = None
+            if state is not None and state.pooled_H is not None:
+                before = Pooled(state.pooled_H, state.tokens - self.spelling.prefix)
+            read_out_H, after = self._pooled(hidden_SH, row, b, before)
+            read_outs.append(read_out_H)
+            grown.append(_grown(state, new.history(b), packed, row.kept_span(b), after))
+        whole = HistoryBatch.of([state.rows for state in grown])
+        if int(whole.lengths.max()) > self.max_history:
+            raise ValueError(f"a history of more than {self.max_history} items")
+        return Encoded(self._query_vectors(whole, torch.stack(read_outs)), tuple(grown))
+
+
+class AllPositionsLanguageModelEncoder(GrowingLanguageModelEncoder):
+    """Causal and without suffix: one pass reads a query vector after every item."""
+
+    def forward_positions(self, histories: HistoryBatch) -> Tensor:
+        """float32 [total, D]; position t of history b equals `forward` of its first t + 1 items."""
+        vectors_TD = self.project(self.read_outs(histories))
+        residual = self.config.residual
+        if residual is None:
+            return vectors_TD
+        if self.residual_sequence.max_history < int(histories.lengths.max()):
+            raise ValueError("the residual's sequence encoder has a shorter window: positions would not be prefixes")
+        return self.residual_sequence.forward_positions(histories) + residual.beta * vectors_TD
+
+    def read_outs(self, histories: HistoryBatch, item_inputs_TH: Tensor | None = None) -> Tensor:
+        """float32 [total, H]: the pooled LM state after every item, before the head.
+
+        item_inputs_TH: the input vector of every event (T = total), for training; by default rows of `item_inputs`.
+        """
+        row = self._row(histories)
+        states_SH = self._read(histories, row, item_inputs_TH, packed=Packed(row.lengths))
+        ends_T = row.item_ends_T
+        if self.config.pooling == "last":
+            return states_SH[ends_T.to(states_SH.device)].float()
+        ends = ends_T.to(states_SH.device).split(histories.lengths.tolist())
+        return torch.cat(
+            [
+                pool_running(states_SH[row.item_span(b)], ends_t - row.item_starts[b], self.config.pooling)
+                for b, ends_t in enumerate(ends)
+            ]
+        )
+
+
+def _grown(state: UserState | None, new_rows: Tensor, packed: Packed, span: slice, pooled: Pooled | None) -> UserState:
+    """Stacking copies, so the state pins no batch."""
+    keys_values = []
+    for layer in sorted(packed.new):
+        read = torch.stack([x[:, span] for x in packed.new[layer]])
+        keys_values.append(read if state is None else torch.cat((state.keys_values[layer], read), dim=2))
+    rows = (() if state is None else state.rows) + tuple(new_rows.tolist())
+    return UserState(rows, tuple(keys_values), None if pooled is None else pooled.sum_H)
+
+
+def _head(kind: Literal["linear", "mlp"], H: int, dim: int) -> nn.Sequential:
+    if kind == "linear":
+        return nn.Sequential(nn.LayerNorm(H), nn.Linear(H, dim))
+    return nn.Sequential(nn.LayerNorm(H), nn.Linear(H, H), nn.GELU(), nn.Linear(H, dim))
