@@ -1,0 +1,189 @@
+"""Starting programs, keeping one alive, and leaving none behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+import psutil
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class StepFailed(Exception):
+    """A program that the demo needs ended with an error; the message names it."""
+
+
+class Processes:
+    """All programs that were started here. Used as a context, whose end stops each of them and all that they started.
+
+    Each runs in a session of its own: Ctrl-C then reaches only the demo, which stops them in good order.
+    """
+
+    def __init__(self, *, patience: float = 30.0) -> None:
+        """patience: seconds between SIGTERM and SIGKILL."""
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._closed = False
+        self._hurry = threading.Event()
+
+    def __enter__(self) -> Processes:
+        _adopt_orphans()
+        for number in ENDING:
+            # Under nohup a hang-up stays ignored.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # From here on a signal shortens the wait, and cannot break off the ending itself.
+        for number in ENDING:
+            signal.signal(number, self._on_signal)
+        self.stop()
+
+    @property
+    def ending(self) -> bool:
+        return self._closed
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], *, output: IO[bytes] | None = None
+    ) -> subprocess.Popen[bytes] | None:
+        """The started program, or None when everything is ending. output: None = the terminal."""
+        with self._lock:
+            if self._closed:
+                return None
+            process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT if output else None,
+                start_new_session=True,
+            )
+            self._started = [known for known in self._started if known.poll() is None]
+            self._started.append(process)
+            return process
+
+    def run(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Runs to the end; StepFailed unless it exits with 0."""
+        process = self.start(command, environment)
+        if process is not None and process.wait() != 0:
+            raise StepFailed(f"`{' '.join(command)}` ended with {described(process.returncode)}")
+
+    def stop(self) -> None:
+        """SIGTERM to every group, SIGKILL after `patience` (or at once after a second signal) to whatever is left."""
+        with self._lock:
+            self._closed = True
+        family = _descendants()
+        for process in self._started:
+            _signal_group(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + self._patience
+        while any(process.poll() is None for process in self._started):
+            if self._hurry.wait(0.05) or time.monotonic() > deadline:
+                break
+        for process in self._started:
+            _signal_group(process.pid, signal.SIGKILL)
+        # What left its group (a server in its own session) gets its chance to write its data, too.
+        left = {*family, *_descendants()}
+        for member in left:
+            _quietly(member.terminate)
+        _, stubborn = psutil.wait_procs(left, timeout=0.5 if self._hurry.is_set() else 5)
+        for member in stubborn:
+            _quietly(member.kill)
+        psutil.wait_procs(stubborn, timeout=5)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._hurry.set()
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Seconds before a restart: `first`, doubled up to `longest`; forgotten after `steady` seconds of life."""
+
+    first: float = 1.0
+    longest: float = 30.0
+    steady: float = 60.0
+
+
+class Supervised:
+    """One program that is started again whenever it ends."""
+
+    def __init__(
+        self,
+        processes: Processes,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        log: Path,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self.log = log
+        self.deaths_in_a_row = 0
+        self._processes = processes
+        self._command = command
+        self._environment = environment
+        self._backoff = backoff or Backoff()
+        self._thread = threading.Thread(target=self._keep_alive, name="supervisor", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _keep_alive(self) -> None:
+        while True:
+            born = time.monotonic()
+            with self.log.open("ab") as output:
+                process = self._processes.start(self._command, self._environment, output=output)
+            if process is None:
+                return
+            status = process.wait()
+            steady = time.monotonic() - born > self._backoff.steady
+            self.deaths_in_a_row = 1 if steady else self.deaths_in_a_row + 1
+            pause = min(self._backoff.longest, self._backoff.first * 2 ** min(self.deaths_in_a_row - 1, 10))
+            if self._processes.ending:
+                return
+            print(
+                f"The service ended ({described(status)}) and starts again in {pause:g} s. Log: {self.log}", flush=True
+            )
+            time.sleep(pause)
+
+
+def described(status: int) -> str:
+    """An exit status in words."""
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+
+def _adopt_orphans() -> None:
+    """Grandchildren whose parent dies become our children instead of init's, so that none is lost sight of."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _descendants() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        # PermissionError: macOS says so of a group of zombies.
+        return
+
+
+def _quietly(act: Callable[[], None]) -> None:
+    try:
+        act()
+    except psutil.NoSuchProcess:
+        return
