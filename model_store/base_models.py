@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from model_store.base_files import base_folder, stored_tensors, tensors_identity
 from model_store.encoders.decoder import build_decoder, decoder_config, read_row, take_embedding
 from model_store.encoders.packed_attention import ATTENTION, Packed
 from model_store.encoders.token_row import TokenBlocks
 from model_store.errors import BaseModelRefused
 from model_store.packed_check import refuse_unless_packed_is_exact
-from model_store.wheel_base import WHEEL_BASE, wheel_base_folder
 
-_NOT_ARCHITECTURE = ("architectures", "dtype", "transformers_version", "id2label", "label2id")
+_NOT_ARCHITECTURE = ("architectures", "auto_map", "dtype", "transformers_version", "id2label", "label2id")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,34 +58,25 @@ def open_base(
     keep_layers: only the first so many. random_init_seed: the same architecture with its own initial weights (the
     control without pretraining). BaseModelRefused with the reason when it cannot be found or read in packed rows.
     """
-    folder = _folder(name_or_folder)
-    config = _kept_config(AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict(), keep_layers)
+    folder = base_folder(name_or_folder)
     try:
+        stock = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = _kept_config(stock.to_dict(), keep_layers)
         decoder_config(config)
-    except ValueError as error:
+    except (KeyError, OSError, ValueError) as error:
         raise BaseModelRefused(f"{name_or_folder}: {error}") from error
     if random_init_seed is None:
         lm = _pretrained(folder, config, dtype)
-        identity = tensors_identity(_stored_tensors(folder))
+        identity = tensors_identity(stored_tensors(folder))
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_init_seed)
             lm = build_decoder(config, dtype)
-        identity = tensors_identity({name: (lambda t=tensor: t) for name, tensor in lm.state_dict().items()})
+        identity = tensors_identity(lm.state_dict().items())
     lm.eval()
     refuse_unless_packed_is_exact(lm, name_or_folder)
     embedding = take_embedding(lm)
     return BaseModel(lm, embedding, config, folder / "tokenizer.json", identity, int(lm.config.hidden_size))
-
-
-def tensors_identity(tensors: Mapping[str, Callable[[], Tensor]]) -> str:
-    """sha256 over names, dtypes, shapes and contents: independent of the file that a library wrote."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]().detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 @torch.no_grad()
@@ -114,7 +103,7 @@ def encode_texts_mean(
         tokens = torch.cat([blocks.tokens[blocks.offsets[i] : blocks.offsets[i + 1]] for i in batch])
         positions = torch.cat([torch.arange(size) for size in sizes]).to(device)
         states_SH = read_row(base.lm, base.embedding(tokens.long().to(device)), positions, Packed(sizes))
-        vectors_NH[batch] = torch.stack([part.float().mean(0) for part in states_SH.split(sizes)]).cpu()
+        vectors_NH[batch] = torch.stack([part.float().mean(0) for part in torch.split(states_SH, sizes)]).cpu()
         done += len(batch)
         if progress is not None:
             progress(done, len(lengths))
@@ -132,18 +121,6 @@ def _batches(lengths: Tensor, token_budget: int) -> list[Tensor]:
     if tokens:
         batches.append(order[first:])
     return batches
-
-
-def _folder(name_or_folder: str) -> Path:
-    if name_or_folder == WHEEL_BASE:
-        return wheel_base_folder()
-    folder = Path(name_or_folder)
-    if not folder.is_dir():
-        folder = _from_hub(name_or_folder)
-    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
-    if missing or not any(folder.glob("*.safetensors")):
-        raise BaseModelRefused(f"{name_or_folder}: {folder} lacks {', '.join(missing) or 'safetensors'}")
-    return folder
 
 
 def _pretrained(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
@@ -164,19 +141,7 @@ def _pretrained(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> 
         transformers_logging.set_verbosity(verbosity)
     if found["missing_keys"]:
         raise BaseModelRefused(f"{folder} lacks the tensors {sorted(found['missing_keys'])[:5]}")
-    return lm  # type: ignore[no-any-return]
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise BaseModelRefused(
-            f"{name} is no folder, and the hub does not give it ({error}); {WHEEL_BASE} needs no hub"
-        ) from error
+    return lm
 
 
 def _kept_config(config: dict[str, Any], keep_layers: int | None) -> dict[str, Any]:
@@ -189,17 +154,3 @@ def _kept_config(config: dict[str, Any], keep_layers: int | None) -> dict[str, A
         raise BaseModelRefused(f"keep_layers = {keep_layers}: the model has {layers} layers")
     per_layer = {k: v[:keep] for k, v in config.items() if "layer" in k and isinstance(v, list) and len(v) == layers}
     return config | per_layer | {"num_hidden_layers": keep}
-
-
-def _stored_tensors(folder: Path) -> dict[str, Callable[[], Tensor]]:
-    tensors: dict[str, Callable[[], Tensor]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - not a mapping
-                tensors[name] = lambda file=file, name=name: _tensor(file, name)
-    return tensors
-
-
-def _tensor(file: Path, name: str) -> Tensor:
-    with safe_open(file, framework="pt") as opened:
-        return opened.get_tensor(name)  # type: ignore[no-any-return]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -72,17 +70,18 @@ def _packed(lm: PreTrainedModel, rows: list[Tensor], pasts: list[list[Tensor]] |
     packed = Packed(lengths, pasts, keep=True)
     embedded = lm.get_input_embeddings()(torch.cat(rows)[None].to(lm.device))
     output = lm(inputs_embeds=embedded, position_ids=positions[None].to(lm.device), use_cache=False, packed=packed)
-    return list(output.last_hidden_state[0].split(lengths)), packed
+    return list(torch.split(output.last_hidden_state[0], lengths)), packed
 
 
 def _continued(lm: PreTrainedModel, rows: list[Tensor]) -> list[Tensor]:
     heads = [row[: len(row) // 2] for row in rows]
     states, packed = _packed(lm, heads, None)
-    cuts: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: x.split([len(h) for h in heads], dim=1)  # noqa: E731
+    lengths = [len(head) for head in heads]
     pasts: list[list[Tensor]] = [[] for _ in rows]
     for layer in sorted(packed.new):
-        for past, key, value in zip(pasts, *(cuts(x) for x in packed.new[layer]), strict=True):
-            past.append(torch.stack((key, value)))
+        key, value = (torch.split(x, lengths, dim=1) for x in packed.new[layer])
+        for past, pair in zip(pasts, zip(key, value, strict=True), strict=True):
+            past.append(torch.stack(pair))
     tails, _ = _packed(lm, [row[len(row) // 2 :] for row in rows], pasts)
     return [torch.cat(pair) for pair in zip(states, tails, strict=True)]
 

@@ -34,5 +34,5 @@ class CompactVocabulary:
 
 
 def compact_vocabulary(blocks: TokenBlocks) -> CompactVocabulary:
-    kept, places = blocks.tokens.long().unique(return_inverse=True)
+    kept, places = torch.unique(blocks.tokens.long(), return_inverse=True)
     return CompactVocabulary(kept, TokenBlocks(places.int(), blocks.offsets))

@@ -43,7 +43,7 @@ def decoder_config(config: Mapping[str, Any]) -> PretrainedConfig:
 
 def build_decoder(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     """With the architecture's own initial weights; on the meta device where that is torch's current one."""
-    return AutoModel.from_config(decoder_config(config), dtype=dtype, attn_implementation=ATTENTION)  # type: ignore[no-any-return]
+    return AutoModel.from_config(decoder_config(config), dtype=dtype, attn_implementation=ATTENTION)
 
 
 def take_embedding(lm: PreTrainedModel) -> nn.Module:

@@ -135,7 +135,7 @@ class LanguageModelEncoder(QueryEncoder):
 
     def project(self, read_outs_XH: Tensor) -> Tensor:
         """float32 [X, H] -> [X, D]: head, normalisation, scale; not the residual."""
-        vectors_XD = self.head(read_outs_XH)
+        vectors_XD: Tensor = self.head(read_outs_XH)
         if self.config.normalize:
             vectors_XD = normalize(vectors_XD, dim=-1)
         return vectors_XD * self.scale
@@ -152,7 +152,8 @@ class LanguageModelEncoder(QueryEncoder):
         if residual is None:
             return vectors_BD
         sequence = self.residual_sequence
-        return sequence(histories.windowed(sequence.max_history, sequence.jump)) + residual.beta * vectors_BD
+        sequence_BD: Tensor = sequence(histories.windowed(sequence.max_history, sequence.jump))
+        return sequence_BD + residual.beta * vectors_BD
 
     def _row(self, histories: HistoryBatch, known: Sequence[int] | None = None) -> TokenRow:
         lengths = histories.lengths
@@ -236,7 +237,7 @@ class AllPositionsLanguageModelEncoder(GrowingLanguageModelEncoder):
         ends_T = row.item_ends_T
         if self.config.pooling == "last":
             return states_SH[ends_T.to(states_SH.device)].float()
-        ends = ends_T.to(states_SH.device).split(histories.lengths.tolist())
+        ends = torch.split(ends_T.to(states_SH.device), histories.lengths.tolist())
         return torch.cat(
             [
                 pool_running(states_SH[row.item_span(b)], ends_t - row.item_starts[b], self.config.pooling)

@@ -148,7 +148,7 @@ def packed_attention(
 
 def _unpacked(x_HSD: Tensor, histories: int) -> Tensor:
     """[heads, histories * n, d] -> [histories, heads, n, d], a view."""
-    return x_HSD.unflatten(1, (histories, -1)).transpose(0, 1)
+    return x_HSD.view(x_HSD.shape[0], histories, -1, x_HSD.shape[2]).transpose(0, 1)
 
 
 AttentionInterface.register(ATTENTION, packed_attention)

