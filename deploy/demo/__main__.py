@@ -117,7 +117,7 @@ class Demo:
         return version
 
     def finish_activation(self, sasrec: str, e4srec: str) -> None:
-        """For a training that was ended between publishing and labelling; labels that somebody moved stay as they are."""
+        """For a training that was ended before it moved the label; labels that somebody else moved stay as they are."""
         labels = labelled(self.store)
         if labels["live"] == sasrec and labels["previous"] != e4srec:
             self.activate(e4srec)

@@ -38,9 +38,10 @@ class Processes:
         self._started: list[subprocess.Popen[bytes]] = []
         self._closed = False
         self._hurry = threading.Event()
+        self._not_ours = _descendants()
 
     def __enter__(self) -> Processes:
-        _adopt_orphans()
+        _adopt_orphans(True)
         for number in ENDING:
             # Under nohup a hang-up stays ignored.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
@@ -52,6 +53,7 @@ class Processes:
         for number in ENDING:
             signal.signal(number, self._on_signal)
         self.stop()
+        _adopt_orphans(False)
 
     @property
     def ending(self) -> bool:
@@ -87,16 +89,19 @@ class Processes:
         with self._lock:
             self._closed = True
         family = _descendants()
-        for process in self._started:
+        alive = [process for process in self._started if process.poll() is None]
+        for process in alive:
             _signal_group(process.pid, signal.SIGTERM)
         deadline = time.monotonic() + self._patience
-        while any(process.poll() is None for process in self._started):
+        while any(process.poll() is None for process in alive):
             if self._hurry.wait(0.05) or time.monotonic() > deadline:
                 break
-        for process in self._started:
-            _signal_group(process.pid, signal.SIGKILL)
-        # What left its group (a server in its own session) gets its chance to write its data, too.
-        left = {*family, *_descendants()}
+        for process in alive:
+            if process.poll() is None:
+                _signal_group(process.pid, signal.SIGKILL)
+                process.wait()
+        # What left its group (a server in its own session), or outlived its leader, gets its chance to end well, too.
+        left = {*family, *_descendants()} - self._not_ours
         for member in left:
             _quietly(member.terminate)
         _, stubborn = psutil.wait_procs(left, timeout=0.5 if self._hurry.is_set() else 5)
@@ -164,10 +169,10 @@ def described(status: int) -> str:
     return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
 
-def _adopt_orphans() -> None:
+def _adopt_orphans(wanted: bool) -> None:
     """Grandchildren whose parent dies become our children instead of init's, so that none is lost sight of."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
 def _descendants() -> set[psutil.Process]:
