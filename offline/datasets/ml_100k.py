@@ -39,7 +39,7 @@ def fetch() -> Path:
         contents = from_wheel()
     except (subprocess.SubprocessError, OSError, KeyError) as error:
         log.warning("the wheel %s cannot be had (%s); trying GroupLens", WHEEL, error)
-        contents = _from_group_lens(folder)
+        contents = from_group_lens(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         # Renamed into place: a killed download leaves no half file under the name that is looked for.
@@ -59,7 +59,7 @@ def from_wheel() -> dict[str, bytes]:
             return {name: archive.read(f"recbole/dataset_example/ml-100k/{name}") for name in FILES}
 
 
-def _from_group_lens(folder: Path) -> dict[str, bytes]:
+def from_group_lens(folder: Path) -> dict[str, bytes]:
     try:
         with urllib.request.urlopen(ARCHIVE, timeout=60) as answer:
             return from_archive(answer.read())
