@@ -11,7 +11,7 @@ import polars as pl
 
 from model_store.retrieval import Rows
 
-SCHEMA = {
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "item_id": pl.String,
     "title": pl.String,
     "text": pl.String,
@@ -23,8 +23,9 @@ SCHEMA = {
 class ItemCatalog:
     """An immutable table, one line per item; the item's row is its position.
 
-    Columns: item_id (unique, never null), title (the id where the data has none), text (nullable), categories (list, may be empty),
-    popularity (events in the training split); map_x and map_y (nullable float32) where the bundle has a map.
+    Columns: item_id (unique, never null), title (the id where the data has none), text (nullable), categories (list,
+    may be empty), popularity (events in the training split); map_x and map_y (nullable float32) where
+    the bundle has a map.
     """
 
     def __init__(self, frame: pl.DataFrame) -> None:

@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float32]
 
 MARGIN = 16  # fetched beyond what a want needs, so that near-ties at the k-th place rarely need a second search
 FETCH_LIMIT = 2048  # the GPU index returns no more; past it the whole matrix is scored
+FLOAT32_SAFE = 1e37  # inner products below it cannot overflow on the way
 GATHER = 8192  # rows that are copied out of the matrix at a time
 GPU_SCRATCH_BYTES = 64 << 20  # FAISS reserves about 1.5 GB by itself
 
@@ -51,7 +52,8 @@ class ItemIndex:
         self._index = index
         self.device = torch.device(device if faiss.get_num_gpus() else "cpu")
         self.vectors_ND = _view(index)
-        self.max_norm = math.sqrt(float(np.einsum("nd,nd->n", self.vectors_ND, self.vectors_ND).max()))
+        squares_N = np.einsum("nd,nd->n", self.vectors_ND, self.vectors_ND, dtype=np.float64)
+        self.max_norm = math.sqrt(float(squares_N.max()))
         # FAISS multiplies by BLAS only from nq * d >= 128,000 on, which leaves batches of up to 166 queries at d = 768
         # four times slower. The value is global to the process: the index made last decides, and all of one
         # process are close enough in d for that.
@@ -139,8 +141,10 @@ class ItemIndex:
             allowed = np.setdiff1d(self._inside(allowed), excluded, assume_unique=True)
         # |fl(q.v) - q.v| <= d u |q| |v| / (1 - d u) in any order of summation, u = 2^-24 (Higham, 2002, section 3.1);
         # twice that covers the rounding of the norms.
-        norm = math.sqrt(float(np.square(vector_D, dtype=np.float64).sum()))
-        return _Query(vector_D, count, excluded, allowed, tolerance=self.dim * 2.0**-23 * norm * self.max_norm)
+        largest = math.sqrt(float(np.square(vector_D, dtype=np.float64).sum())) * self.max_norm
+        underflow = self.dim * 2.0**-126  # products that small may become zero
+        tolerance = self.dim * 2.0**-23 * largest + underflow if largest < FLOAT32_SAFE else math.inf
+        return _Query(vector_D, count, excluded, allowed, tolerance)
 
     def _inside(self, rows: Rows) -> Rows:
         rows = np.unique(np.asarray(rows, dtype=np.int64))
@@ -168,9 +172,11 @@ class ItemIndex:
 
     def _first_fetch(self, query: _Query) -> int:
         """How many items to fetch so that `count` survive the filters, in all likelihood."""
+        if not math.isfinite(query.tolerance):
+            return len(self)
         if query.allowed is None:
             return query.count + len(query.excluded) + MARGIN
-        if len(query.allowed) * 8 < len(self) or not math.isfinite(query.tolerance):
+        if len(query.allowed) * 8 < len(self):
             return len(self)  # few rows are allowed: scoring just those is cheaper
         return (query.count + MARGIN) * len(self) // len(query.allowed) + len(query.excluded)
 
@@ -182,9 +188,10 @@ class ItemIndex:
             scores = (self._matrix_ND @ vector_D).cpu().numpy()[rows]
         else:
             rows = query.allowed
-            parts = torch.from_numpy(rows).to(self.device).split(GATHER)
+            rows_M = torch.from_numpy(rows).to(self.device)
+            parts = [rows_M[start : start + GATHER] for start in range(0, max(1, len(rows)), GATHER)]
             scores = torch.cat([self._matrix_ND[part] @ vector_D for part in parts]).cpu().numpy()
-        if len(rows) > query.count:
+        if len(rows) > query.count and math.isfinite(query.tolerance):
             scores = scores.astype(np.float64)
             last = np.partition(scores, len(rows) - query.count)[len(rows) - query.count]
             rows = rows[~(scores < last - 2 * query.tolerance)]

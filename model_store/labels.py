@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model_store.errors import ReadOnlyStore, StoreError
+from model_store.durable import sync, write_durably, writing
+from model_store.errors import StoreError
 from model_store.manifest import VersionName
 
 FILE = "labels.json"
@@ -53,6 +55,46 @@ class Labels(BaseModel):
         canary = self.canary.version if self.canary else None
         return {name for name in (self.live, self.previous, canary, self.shadow, self.last_good) if name}
 
+    def labelled(self, label: Label, version: str | None, *, by: str, traffic: float | None = None) -> Labels:
+        """The labels after `version` got `label`; None takes it away (not from `live`).
+
+        A version that becomes `live` makes the former one `previous`, and is no canary any more. Naming the live
+        version again changes only the generation: services then try again what failed to load.
+        """
+        if label not in get_args(Label):
+            raise ValueError(f"{label!r} is not one of {', '.join(get_args(Label))}")
+        if version is None and label == "live":
+            raise ValueError("a store cannot be without a live version once it has one")
+        if (traffic is not None) != (label == "canary" and version is not None):
+            raise ValueError("a canary needs its share of traffic, and no other label has one")
+        changes: dict[str, object] = {label: version}
+        if label == "canary" and version is not None:
+            changes["canary"] = {"version": version, "traffic": traffic}
+        if label == "live":
+            changes["previous"] = self.previous if self.live == version else self.live
+            if self.canary and self.canary.version == version:
+                changes["canary"] = None
+        return self._changed(changes, by=by)
+
+    def rolled_back(self, *, by: str) -> Labels:
+        """`live` and `previous` swapped; StoreError when there is no previous version."""
+        if self.previous is None:
+            raise StoreError("there is no previous version to go back to")
+        return self._changed({"live": self.previous, "previous": self.live}, by=by)
+
+    def good(self, version: str) -> Labels:
+        """`last_good` moved, the generation kept."""
+        return Labels.model_validate(self.model_dump() | {"last_good": version})
+
+    def _changed(self, changes: dict[str, object], *, by: str) -> Labels:
+        stamp = {
+            "generation": self.generation + 1,
+            "salt": self.salt or secrets.token_hex(16),
+            "by": by,
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        }
+        return Labels.model_validate(self.model_dump() | changes | stamp)
+
 
 def read_labels(store: Path) -> Labels:
     """Generation 0 and no label where there is no file yet. StoreError when the file is damaged."""
@@ -73,7 +115,7 @@ def write_labels(store: Path, labels: Labels) -> None:
     with writing():
         write_durably(temporary, (labels.model_dump_json(indent=2) + "\n").encode())
         temporary.replace(store / FILE)
-        sync_folder(store)
+        sync(store)
 
 
 @contextmanager
@@ -86,31 +128,5 @@ def label_lock(store: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def writing() -> Iterator[None]:
-    """Turns the errors of a folder that may not be written into ReadOnlyStore."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ReadOnlyStore(f"the store cannot be written: {error.strerror}") from error
-        raise
-
-
-def write_durably(file: Path, content: bytes) -> None:
-    with file.open("wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -59,7 +59,7 @@ class Provenance(_Part):
 
 
 class Manifest(_Part):
-    schema_version: int = Field(SCHEMA_VERSION, alias="schema")
+    schema_version: int = Field(default=SCHEMA_VERSION, alias="schema")
     version: VersionName
     family: str
     encoder: EncoderConfig

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from model_store.adapter import check_adapter
 from model_store.catalog import ItemCatalog
 from model_store.encoder_files import read_encoder, write_encoder
 from model_store.encoders.history import HistoryBatch, QueryEncoder
@@ -67,6 +68,7 @@ def write_parts(
     parts.catalog.write(folder / ITEMS)
     ItemIndex.of(parts.item_vectors_ND).write(folder / INDEX)
     if parts.adapter is not None:
+        check_adapter(parts.adapter, encoder)
         shutil.copytree(parts.adapter, folder / "adapter")
     if parts.tokenizer is not None:
         shutil.copyfile(parts.tokenizer, folder / "tokenizer.json")

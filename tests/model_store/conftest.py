@@ -80,16 +80,21 @@ def tiny_parts() -> TinyParts:
 
 
 @pytest.fixture
+def provenance() -> Provenance:
+    return make_provenance()
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> ModelStore:
     return ModelStore(tmp_path / "store")
 
 
 @pytest.fixture
-def publish(store: ModelStore) -> Callable[..., str]:
+def publish(store: ModelStore, provenance: Provenance) -> Callable[..., str]:
     """Publishes a tiny bundle into `store` and returns its version."""
 
     def published(family: str = "sasrec", **options: int) -> str:
-        return store.publish(store.stage(make_parts(family, **options), provenance=make_provenance()))
+        return store.publish(store.stage(make_parts(family, **options), provenance=provenance))
 
     return published
 
