@@ -1,0 +1,125 @@
+"""The outermost layer of every request: body limit, headers, the log line, and the last catch."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import Problem, problem_of
+from app.metrics import Metrics
+
+SECURITY = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "interest-cohort=(), camera=(), microphone=(), geolocation=()",
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+}
+_TRACE = "naiseki.trace"
+_access = logging.getLogger("app.access")
+
+
+class Trace:
+    """What is known of one request by the time it is answered: its id, and the version that answered."""
+
+    __slots__ = ("request_id", "started", "version")
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.request_id = f"r-{secrets.token_hex(8)}"
+        self.version: str | None = None
+
+    @staticmethod
+    def of(scope: Any) -> Trace:
+        trace = scope[_TRACE]
+        assert isinstance(trace, Trace)
+        return trace
+
+
+class Edge:
+    """Pure ASGI (`BaseHTTPMiddleware` hides a client's disconnect, and costs a task per request)."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, body_bytes: int) -> None:
+        self._app, self._metrics, self._body_bytes = app, metrics, body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        trace = scope[_TRACE] = Trace()
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._head(MutableHeaders(raw=message["headers"]), trace)
+                message["headers"] = message["headers"]
+            await send(message)
+
+        try:
+            self._refuse_announced(scope)
+            await self._app(scope, self._limited(receive), sending)
+        except Exception as error:  # the last catch: no stack trace ever reaches a client
+            problem = problem_of(error)
+            if problem.status >= 500:
+                logging.getLogger(__name__).exception("unhandled", extra={"request_id": trace.request_id})
+            if status == 0:
+                await problem.response(trace.request_id)(scope, receive, sending)
+        finally:
+            self._account(scope, trace, status)
+
+    def _refuse_announced(self, scope: Scope) -> None:
+        length = Headers(scope=scope).get("content-length", "0")
+        if not length.isascii() or not length.isdigit() or len(length) > 18 or int(length) > self._body_bytes:
+            raise too_large(self._body_bytes)
+
+    def _limited(self, receive: Receive) -> Receive:
+        left = self._body_bytes
+
+        async def receiving() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise too_large(self._body_bytes)
+            return message
+
+        return receiving
+
+    def _head(self, headers: MutableHeaders, trace: Trace) -> None:
+        for name, value in SECURITY.items():
+            headers.setdefault(name, value)
+        headers.setdefault("cache-control", "no-store")
+        headers["x-request-id"] = trace.request_id
+        total = f"total;dur={(time.perf_counter() - trace.started) * 1000:.2f}"
+        stages = headers.get("server-timing")
+        headers["server-timing"] = f"{stages}, {total}" if stages else total
+
+    def _account(self, scope: Scope, trace: Trace, status: int) -> None:
+        route = getattr(scope.get("route"), "path", "other")  # the template: a path may hold a user's id
+        seconds = time.perf_counter() - trace.started
+        self._metrics.request_seconds.labels(route).observe(seconds)
+        self._metrics.requests.labels(route, str(status)).inc()
+        if _access.isEnabledFor(logging.INFO):
+            _access.info(
+                "%s %s %d",
+                scope["method"],
+                route,
+                status,
+                extra={"request_id": trace.request_id, "version": trace.version, "ms": round(seconds * 1000, 2)},
+            )
+
+
+def too_large(most: int) -> Problem:
+    return Problem("too-large", f"a body holds at most {most} bytes (NAISEKI_BODY_BYTES)", {"Connection": "close"})

@@ -1,0 +1,137 @@
+"""From a version in the store to a bundle in memory, without hurting what is being served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import faiss
+import torch
+
+from app.batching import Batcher
+from app.metrics import Metrics
+from app.work import Recommendation
+from model_store.bundle import Bundle
+from model_store.encoders.history import HistoryBatch
+from model_store.retrieval import Want
+
+Phase = Literal["LOADING", "VALIDATING", "WARMING"]
+NICENESS = 10
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+_log = logging.getLogger(__name__)
+
+
+class LoadFailed(Exception):
+    """A version could not be made ready; the message is the reason, for a person."""
+
+
+class Loader:
+    """Loads one version at a time. A bundle belongs to the loader's thread until `load` returns it.
+
+    Everything slow and bound to the interpreter (checksums, merging, shape checks) happens in a child process, because
+    a thread that holds the interpreter stalls the event loop; only the child ever reads the weights in the store.
+    """
+
+    def __init__(self, cache: Path, batcher: Batcher, metrics: Metrics, *, device: str, load_seconds: float) -> None:
+        self._cache, self._batcher, self._metrics, self._device = cache, batcher, metrics, device
+        self._load_seconds = load_seconds
+        self._child: subprocess.Popen[str] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=_one_thread)
+
+    async def load(self, folder: Path, enter: Callable[[Phase], None]) -> Bundle:
+        """Prepares, opens with golden queries, warms. enter: told each phase as it begins. LoadFailed says why."""
+        run = asyncio.get_running_loop().run_in_executor
+        enter("LOADING")
+        with self._metrics.load_seconds.labels("prepare").time():
+            prepared = await run(self._thread, self._prepare, folder)
+        enter("VALIDATING")
+        with self._metrics.load_seconds.labels("open").time():
+            bundle = await run(self._thread, self._open, prepared)
+        enter("WARMING")
+        with self._metrics.load_seconds.labels("warm").time():
+            await run(self._thread, self._warm, bundle)
+        return bundle
+
+    async def release(self, box: list[Any]) -> None:
+        """Frees what the box holds on the loader's thread; the caller keeps no other reference."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, box.clear)
+
+    def close(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(self, folder: Path) -> Path:
+        command = [sys.executable, "-m", "model_store.preparing", str(folder), str(self._cache)]
+        self._child = subprocess.Popen(
+            ["nice", "-n", str(NICENESS), *command],  # noqa: S607 - coreutils, wherever they are
+            stdout=subprocess.PIPE,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **ONE_THREAD},
+        )
+        try:
+            output, _ = self._child.communicate(timeout=self._load_seconds)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.communicate()
+            raise LoadFailed(f"preparing took longer than {self._load_seconds:.0f} s (NAISEKI_LOAD_SECONDS)") from None
+        status, self._child = self._child.returncode, None
+        try:
+            said = json.loads(output.strip().splitlines()[-1])
+            if status == 0:
+                return Path(said["folder"])
+            raise LoadFailed(str(said["reason"]))
+        except (IndexError, KeyError, TypeError, ValueError):
+            cure = ": killed, as when memory runs out" if status < 0 else ""
+            raise LoadFailed(f"the preparing process ended with status {status}{cure}") from None
+
+    def _open(self, prepared: Path) -> Bundle:
+        try:
+            return Bundle.open(prepared, self._device)
+        except Exception as error:  # whatever is wrong with one version must not end what serves another
+            _log.exception("a version could not be opened")
+            raise LoadFailed(str(error) or type(error).__name__) from error
+
+    def _warm(self, bundle: Bundle) -> None:
+        """Runs the sizes that will be met, largest first, and learns how long they take."""
+        try:
+            # What answers need of the catalogue is derived on first use; a request should not pay for that.
+            bundle.popular([Want(1, categories=())])
+            pace = self._batcher.pace(bundle.version, Recommendation)
+            longest = Recommendation.of(bundle, _rows(bundle, bundle.manifest.max_history), Want(10))
+            if torch.device(self._device).type == "cpu":
+                _run(bundle, longest, 1)  # one measurement tells how many fit into the time that a batch may take
+                started = time.perf_counter()
+                _run(bundle, longest, 1)
+                pace.observe(longest.tokens, time.perf_counter() - started)
+            for copies in self._batcher.batch_sizes(longest):
+                started = time.perf_counter()
+                _run(bundle, longest, copies)
+                pace.observe(copies * longest.tokens, time.perf_counter() - started)
+        except Exception as error:  # as above
+            _log.exception("a version could not be warmed")
+            raise LoadFailed(f"a trial batch failed: {error}") from error
+
+
+def _run(bundle: Bundle, entry: Recommendation, copies: int) -> None:
+    histories = HistoryBatch.of([entry.history] * copies)
+    bundle.rank(histories, bundle.search(bundle.encode(histories).vectors_BD, [entry.want] * copies))
+
+
+def _rows(bundle: Bundle, length: int) -> list[int]:
+    return [place % len(bundle.catalog) for place in range(length)]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)

@@ -1,0 +1,134 @@
+"""The app: its parts, its routes, and what they say of themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
+from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
+
+from app.batching import Batcher
+from app.edge import Edge, Trace
+from app.embedded_valkey import EmbeddedValkey
+from app.errors import TABLE, problem_of
+from app.loading import Loader
+from app.metrics import Metrics
+from app.recommender import Recommender
+from app.routes import console, events, health, items, models, recommend
+from app.routes.wire import SCHEMAS
+from app.schemas import (
+    BatchRequest,
+    EventsRequest,
+    LabelRequest,
+    LookupRequest,
+    ProblemOut,
+    RecommendRequest,
+    SimilarRequest,
+)
+from app.service import Service
+from app.settings import Settings
+from app.user_history import UserHistories
+from app.versions import Versions
+from model_store.store import ModelStore
+
+API_VERSION = "0.1.0"
+BODIES = (RecommendRequest, BatchRequest, EventsRequest, LookupRequest, SimilarRequest, LabelRequest)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Opens nothing yet: that happens when the app starts, and is undone when it ends."""
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.service = await _open(settings, metrics, stack)
+            yield
+
+    app = FastAPI(
+        title="Naiseki", version=API_VERSION, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan
+    )
+    app.state.settings = settings
+    for kind in TABLE:
+        if kind is not Exception:  # that one is the edge's, which logs it
+            app.add_exception_handler(kind, _problem)
+    app.add_middleware(Edge, metrics=metrics, body_bytes=settings.body_bytes)
+    for routes in (recommend, events, items, models, health, console):
+        app.include_router(routes.router)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Service:
+    store = ModelStore(settings.store)
+    histories = await _histories(settings, metrics, stack)
+    batcher = Batcher(
+        metrics,
+        threads=settings.threads,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_batch_seconds=settings.max_batch_ms / 1000,
+        queue_tokens=settings.queue_tokens,
+    )
+    batcher.start()
+    stack.push_async_callback(batcher.close)
+    loader = Loader(
+        settings.data / "prepared",
+        batcher,
+        metrics,
+        device=_device(settings.device),
+        load_seconds=settings.load_seconds,
+    )
+    versions = Versions(
+        store,
+        loader,
+        batcher,
+        metrics,
+        poll_seconds=settings.poll_seconds,
+        keep_previous=settings.keep_previous,
+    )
+    stack.push_async_callback(versions.close)
+    stack.callback(asyncio.create_task(versions.follow(), name="follow-labels").cancel)
+    recommender = Recommender(store, histories, batcher, metrics)
+    return Service(settings, store, metrics, batcher, versions, recommender, histories)
+
+
+async def _histories(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> UserHistories | None:
+    if settings.without_histories:
+        return None
+    url = settings.redis_url
+    if url is None:
+        embedded = EmbeddedValkey(Path(settings.data))
+        url = await embedded.start()
+        stack.push_async_callback(embedded.stop)
+    histories = await UserHistories.open(url, kept=settings.history_kept)
+    stack.push_async_callback(histories.close)
+    metrics.watch("redis_breaker_open", "1 while Redis is left alone", lambda: histories.breaker_open)
+    metrics.count("redis_errors", "Calls to Redis that failed", "kind", lambda: histories.errors)
+    return histories
+
+
+def _device(wanted: str) -> str:
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    return problem_of(error).response(Trace.of(request.scope).request_id)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The description, with the bodies that routes read by themselves, made once."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=__doc__, routes=app.routes)
+        _, bodies = models_json_schema([(model, "validation") for model in BODIES], ref_template=SCHEMAS)
+        problem = TypeAdapter(ProblemOut).json_schema(ref_template=SCHEMAS)
+        schema["components"]["schemas"] |= {**bodies["$defs"], ProblemOut.__name__: problem}
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,36 @@
+"""How long a batch of so many tokens takes on this machine, learnt while running."""
+
+from __future__ import annotations
+
+_NEWEST = 0.2  # weight of the newest observation
+
+
+class Pace:
+    """Seconds per token, one average for each power of two of batch size, because a batch has a fixed cost too.
+
+    A size that was never seen is scaled up from the nearest smaller one, which errs on the slow side.
+    Written by one thread at a time; read by others, for whom a value that is one batch old is good enough.
+    """
+
+    def __init__(self) -> None:
+        self._per_token: dict[int, float] = {}
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        size, newest = tokens.bit_length(), seconds / tokens
+        known = self._per_token.get(size, newest)
+        self._per_token[size] = known + _NEWEST * (newest - known)
+
+    def seconds(self, tokens: int) -> float:
+        """Estimated seconds of one batch; 0 while nothing is known."""
+        known = dict(self._per_token)
+        if not known:
+            return 0.0
+        size = max((seen for seen in known if seen <= tokens.bit_length()), default=min(known))
+        return known[size] * tokens
+
+    def budget(self, seconds: float, most: int) -> int:
+        """The largest power of two of tokens, at most `most`, whose batch is estimated to take at most `seconds`."""
+        tokens = 1
+        while tokens * 2 <= most and self.seconds(tokens * 2) <= seconds:
+            tokens *= 2
+        return tokens

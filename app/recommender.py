@@ -1,0 +1,152 @@
+"""A request's whole story."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from app.batching import Batcher
+from app.errors import Problem
+from app.metrics import Metrics
+from app.routing import Routing, Served
+from app.schemas import FallbackReason, ItemOut, RecommendAnswer, RecommendRequest, Timings
+from app.user_history import HistoriesUnavailable, UserHistories
+from app.work import Recommendation
+from model_store.catalog import ItemCatalog
+from model_store.errors import UnknownVersion
+from model_store.retrieval import Candidates, Rows, Want
+from model_store.store import ModelStore
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """rows: what the encoder reads, oldest first. seen: what `exclude_seen` leaves out. reason: why rows is empty."""
+
+    rows: list[int]
+    seen: list[int]
+    unknown: list[str]
+    reason: FallbackReason | None
+
+
+class Recommender:
+    """Answers recommendation requests on the event loop; what computes is handed to the batcher."""
+
+    def __init__(self, store: ModelStore, histories: UserHistories | None, batcher: Batcher, metrics: Metrics) -> None:
+        self._store, self._histories, self._batcher, self._metrics = store, histories, batcher, metrics
+
+    async def recommend(self, ask: RecommendRequest, routing: Routing) -> RecommendAnswer:
+        """One bundle from the first step to the last. Problem when the request cannot be answered."""
+        started = time.perf_counter()
+        served = routing.find(ask.version) or await self._not_loaded(ask.version)
+        bundle = served.bundle
+        history = await self._history(ask, bundle.catalog)
+        want, unknown = _want(ask, bundle.catalog, history)
+        if history.reason is not None:
+            if ask.strict:
+                raise Problem("no-usable-history", f"there is no history to go by: {history.reason}")
+            self._metrics.fallbacks.labels(history.reason).inc()
+            found, timings = bundle.popular([want])[0], Timings(total=_ms(time.perf_counter() - started))
+        else:
+            done = await self._batcher.submit(Recommendation.of(bundle, history.rows, want))
+            found, seconds = done.result.candidates, done.result.seconds
+            self._observe(served, done.queue_seconds, seconds.encode, seconds.search, seconds.rank)
+            stages = (done.queue_seconds, seconds.encode, seconds.search, seconds.rank, time.perf_counter() - started)
+            timings = Timings(*map(_ms, stages))
+        self._metrics.stages(served.version, served.label).impressions.inc()
+        return RecommendAnswer(
+            request_id=request_id(served),
+            version=served.version,
+            label=served.label,
+            family=bundle.manifest.family,
+            items=items_out(bundle.catalog, found),
+            unknown_items=unknown,
+            fallback="popular" if history.reason else None,
+            fallback_reason=history.reason,
+            exhausted=found.exhausted,
+            timings_ms=timings,
+        )
+
+    async def _not_loaded(self, version: str | None) -> Served:
+        assert version is not None, "a routing always has a live version"
+        try:
+            await asyncio.to_thread(self._store.folder, version)
+        except UnknownVersion as error:
+            raise Problem("unknown-version", str(error)) from None
+        raise Problem("not-possible", f"{version} is in the store, but this process has not loaded it")
+
+    async def _history(self, ask: RecommendRequest, catalog: ItemCatalog) -> _History:
+        """The body's history where there is one, else the stored one; the stored one excludes either way."""
+        stored: list[str] = []
+        unavailable = False
+        if ask.user_id is not None and (ask.history is None or ask.exclude_seen):
+            try:
+                stored = await self._stored(ask.user_id)
+            except HistoriesUnavailable:
+                unavailable = True
+        rows, unknown = catalog.rows(stored if ask.history is None else ask.history)
+        seen = rows if ask.history is None else rows + catalog.rows(stored)[0]
+        reason: FallbackReason | None = None
+        if unknown and not rows:
+            reason = "unknown_items"
+        elif not rows:
+            of_user = ask.user_id is not None and ask.history is None
+            reason = ("history_unavailable" if unavailable else "new_user") if of_user else "empty_history"
+        return _History(rows, seen if ask.exclude_seen else [], unknown, reason)
+
+    async def _stored(self, user_id: str) -> list[str]:
+        if self._histories is None:
+            raise HistoriesUnavailable("this service runs without histories")
+        return await self._histories.read(user_id)
+
+    def _observe(self, served: Served, queue: float, encode: float, search: float, rank: float) -> None:
+        stages = self._metrics.stages(served.version, served.label)
+        stages.queue.observe(queue)
+        stages.encode.observe(encode)
+        stages.search.observe(search)
+        stages.rank.observe(rank)
+
+
+def _want(ask: RecommendRequest, catalog: ItemCatalog, history: _History) -> tuple[Want, list[str]]:
+    """The filters in rows, and every id of the request that this version does not know, each once."""
+    excluded, unknown_excluded = catalog.rows(ask.exclude_ids)
+    allowed, unknown_allowed = catalog.rows(ask.allow_ids) if ask.allow_ids is not None else (None, [])
+    want = Want(
+        ask.k,
+        rerank=ask.rerank,
+        excluded_rows=_rows(history.seen + excluded),
+        allowed_rows=None if allowed is None else _rows(allowed),
+        categories=ask.categories,
+    )
+    return want, list(dict.fromkeys(history.unknown + unknown_excluded + unknown_allowed))
+
+
+def items_out(catalog: ItemCatalog, found: Candidates) -> list[ItemOut]:
+    titles = catalog.titles(found.rows)
+    return [
+        ItemOut(catalog.ids[row], float(f"{score:.7g}"), rank, title)
+        for rank, (row, score, title) in enumerate(
+            zip(found.rows.tolist(), found.scores.tolist(), titles, strict=True), start=1
+        )
+    ]
+
+
+def request_id(served: Served) -> str:
+    """Label letter, the version's hash, random part: an event that carries it can be attributed without a store."""
+    return f"{served.label[0]}-{version_hash(served.version)}-{secrets.token_hex(8)}"
+
+
+def version_hash(version: str) -> str:
+    return version.rpartition("-")[2]
+
+
+def _rows(rows: Sequence[int]) -> Rows:
+    return np.unique(np.array(rows, dtype=np.int64))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

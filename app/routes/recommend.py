@@ -1,0 +1,67 @@
+"""Recommendations, one request or a hundred."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from app import keys
+from app.edge import Trace
+from app.errors import Problem, problem_of
+from app.routes.wire import answer, dropped_when_gone, problems, read, takes
+from app.routing import Routing
+from app.schemas import BatchAnswer, BatchEntry, BatchRequest, ProblemOut, RecommendAnswer, RecommendRequest, Timings
+from app.service import Service
+
+router = APIRouter(prefix="/v1", tags=["recommend"], dependencies=[Depends(keys.client)])
+
+
+@router.post(
+    "/recommend",
+    response_model=RecommendAnswer,
+    responses=problems(404, 409, 429, 503, body=True),
+    openapi_extra=takes(RecommendRequest),
+)
+async def recommend(request: Request) -> Response:
+    """The k items that this user most likely wants next."""
+    service, trace = Service.of(request), Trace.of(request.scope)
+    ask = await read(request, RecommendRequest)
+    with service.versions.current().held() as routing:
+        async with dropped_when_gone(request):
+            found = await service.recommender.recommend(ask, routing)
+    trace.request_id, trace.version = found.request_id, found.version
+    return answer(found, headers={"server-timing": _server_timing(found.timings_ms)})
+
+
+@router.post(
+    "/recommend/batch",
+    response_model=BatchAnswer,
+    responses=problems(503, body=True),
+    openapi_extra=takes(BatchRequest),
+)
+async def recommend_batch(request: Request) -> Response:
+    """At most 100 requests, all answered by the same versions, each with its own status."""
+    service = Service.of(request)
+    asks = await read(request, BatchRequest)
+    with service.versions.current().held() as routing:
+        Trace.of(request.scope).version = routing.live.version
+        async with dropped_when_gone(request):
+            results = await asyncio.gather(*(_entry(service, ask, routing) for ask in asks.requests))
+    return answer(BatchAnswer(list(results)))
+
+
+async def _entry(service: Service, ask: RecommendRequest, routing: Routing) -> BatchEntry:
+    try:
+        return BatchEntry(200, answer=await service.recommender.recommend(ask, routing))
+    except Exception as error:  # one entry's failure is that entry's answer
+        problem: Problem = problem_of(error)
+        return BatchEntry(problem.status, problem=ProblemOut(**problem.body()))
+
+
+def _server_timing(timings: Timings) -> str:
+    return (
+        f"queue;dur={timings.queue:.2f}, encode;dur={timings.encode:.2f}, "
+        f"search;dur={timings.search:.2f}, rank;dur={timings.rank:.2f}"
+    )

@@ -1,0 +1,110 @@
+"""What the service is told from outside, read once from the environment (NAISEKI_*)."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+PREFIX = "NAISEKI_"
+_log = logging.getLogger(__name__)
+
+
+class SettingsRefused(ValueError):
+    """The environment asks for something that the service will not do; the message names the variable and the cure."""
+
+
+def _keys(value: object) -> object:
+    """Keys are listed with commas or spaces between them."""
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+Keys = Annotated[tuple[str, ...], BeforeValidator(_keys), Field(repr=False)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _cores() -> int:
+    """All cores but the one that the event loop needs; more than eight do not help one batch."""
+    return max(1, min(8, (os.cpu_count() or 1) - 1))
+
+
+class Settings(BaseModel):
+    """One field per variable; the name is the field's in capitals after NAISEKI_. An empty variable counts as unset.
+
+    store: folder of bundles. data: folder for the embedded Redis, and the cache of prepared bundles.
+    redis_url: unset = embedded; "none" = without histories.
+    threads: of the inference thread's matrix products. max_batch_ms: the longest that one batch of several may take.
+    queue_tokens: what may wait before 429. body_bytes: the largest request body.
+    grace_seconds: between readiness off and the closing of the listener. shutdown_seconds: for what is in flight then.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: Path = Path("model_store/bundles")
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    api_keys: Keys = ()
+    admin_keys: Keys = ()
+    metrics_key: Annotated[str | None, Field(repr=False)] = None
+    redis_url: Annotated[str | None, Field(repr=False)] = None
+    data: Path = Path(".naiseki")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    threads: Count = Field(default_factory=_cores)
+    max_batch_tokens: Count = 8192
+    max_batch_ms: Seconds = 150.0
+    queue_tokens: Count = 32768
+    body_bytes: Count = 2**20
+    history_kept: Count = 2000
+    keep_previous: bool = True
+    poll_seconds: Seconds = 1.0
+    load_seconds: Seconds = 900.0
+    grace_seconds: Annotated[float, Field(ge=0, le=300)] = 2.0
+    shutdown_seconds: Count = 20
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @classmethod
+    def read(cls, environment: Mapping[str, str]) -> Settings:
+        """Settings from NAISEKI_* variables; SettingsRefused names each one that cannot be used."""
+        given = {name: value for name, value in environment.items() if name.startswith(PREFIX) and value.strip()}
+        fields = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
+        unknown = sorted(set(fields) - set(cls.model_fields))
+        if unknown:
+            _log.warning("not a setting of the service: %s", ", ".join(PREFIX + name.upper() for name in unknown))
+        try:
+            settings = cls(**{name: value for name, value in fields.items() if name in cls.model_fields})  # type: ignore[arg-type]
+        except ValidationError as error:
+            reasons = [f"{PREFIX}{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors()]
+            raise SettingsRefused("; ".join(reasons)) from None
+        settings.refuse_open_door()
+        return settings
+
+    @property
+    def open(self) -> bool:
+        """No key is set at all: everybody who reaches the port may do everything."""
+        return not self.api_keys and not self.admin_keys
+
+    @property
+    def without_histories(self) -> bool:
+        return (self.redis_url or "").lower() == "none"
+
+    def refuse_open_door(self) -> None:
+        if self.open and not _is_loopback(self.host):
+            raise SettingsRefused(
+                f"NAISEKI_HOST={self.host} is reachable from other machines, and no key is set: "
+                "set NAISEKI_API_KEYS and NAISEKI_ADMIN_KEYS, or bind 127.0.0.1"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
