@@ -1,0 +1,115 @@
+"""Alerts and dashboard: valid, and about metrics that the service has."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.metrics import Metrics
+
+REPOSITORY = Path(__file__).parents[2]
+DEPLOY = REPOSITORY / "deploy"
+DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+ALERTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+
+
+def existing() -> dict[str, set[str]]:
+    """Every series name of the service -> its label names."""
+    registry = Metrics().registry
+    labels: dict[str, set[str]] = {sample.name: set() for family in registry.collect() for sample in family.samples}
+    for collector, names in registry._collector_to_names.items():
+        own = set(getattr(collector, "_labelnames", ()))
+        labels.update({name: own | ({"le"} if name.endswith("_bucket") else set()) for name in names})
+    # What is asked for when it is scraped is registered where it lives.
+    for module in (REPOSITORY / "app").glob("*.py"):
+        text = module.read_text()
+        labels.update({f"naiseki_{name}": set() for name in re.findall(r"\.watch\(\s*\"(\w+)\"", text)})
+        counted = re.findall(r"\.count\(\s*\"(\w+)\",\s*\"[^\"]*\",\s*\"(\w+)\"", text)
+        labels.update({f"naiseki_{name}_total": {label} for name, label in counted})
+    return labels
+
+
+def panels(file: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(file.read_text())["panels"]
+    return found
+
+
+def expressions() -> list[str]:
+    drawn = [t["expr"] for file in DASHBOARDS for panel in panels(file) for t in panel.get("targets", ())]
+    return drawn + [rule["expr"] for group in ALERTS for rule in group["rules"]]
+
+
+def test_something_is_drawn_and_watched() -> None:
+    assert len(DASHBOARDS) == 1
+    assert len(expressions()) > 20
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_an_expression_names_metrics_and_labels_that_exist(expression: str) -> None:
+    series = existing()
+    names = re.findall(r"\bnaiseki_\w+", expression)
+    assert names or expression.startswith("up{")
+    assert [name for name in names if name not in series] == []
+    used = {label for listed in re.findall(r"by \(([^)]*)\)", expression) for label in listed.split(", ")}
+    used |= set(re.findall(r"(\w+)=~?\"", expression))
+    known = {"instance", "job"}.union(*(series[name] for name in names))
+    assert used <= known
+
+
+def test_legends_name_labels_that_exist() -> None:
+    series = existing()
+    for file in DASHBOARDS:
+        for panel in panels(file):
+            for target in panel.get("targets", ()):
+                labels = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+                known = {"instance"}.union(*(series[name] for name in re.findall(r"\bnaiseki_\w+", target["expr"])))
+                assert labels <= known, panel["title"]
+
+
+def test_panels_do_not_overlap() -> None:
+    for file in DASHBOARDS:
+        taken: set[tuple[int, int]] = set()
+        for panel in panels(file):
+            at = panel["gridPos"]
+            cells = {(at["x"] + dx, at["y"] + dy) for dx in range(at["w"]) for dy in range(at["h"])}
+            assert not cells & taken, panel["title"]
+            assert at["x"] + at["w"] <= 24
+            taken |= cells
+
+
+def test_dashboard_and_provisioning_agree() -> None:
+    provisioning = DEPLOY / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "naiseki.yml").read_text())["providers"]
+    used = {panel["datasource"]["uid"] for file in DASHBOARDS for panel in panels(file) if "datasource" in panel}
+    assert used == {source["uid"]}
+    mounts = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]["grafana"]["volumes"]
+    assert f"./deploy/grafana/dashboards:{provider['options']['path']}:ro" in mounts
+
+
+def test_every_alert_says_what_to_do() -> None:
+    rules = [rule for group in ALERTS for rule in group["rules"]]
+    assert len(rules) >= 5
+    assert all({"summary", "cure"} <= set(rule["annotations"]) for rule in rules)
+    assert {rule["labels"]["severity"] for rule in rules} == {"page", "warn"}
+
+
+def test_prometheus_accepts_its_files() -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("NOT CHECKED: no promtool here (Debian: apt install prometheus)")
+    file = DEPLOY / "prometheus" / "prometheus.yml"
+    checked = subprocess.run(["promtool", "check", "config", str(file)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"{sum(len(group['rules']) for group in ALERTS)} rules found" in checked.stdout
+
+
+def test_the_scrape_target_is_the_service() -> None:
+    (scrape,) = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    assert scrape["static_configs"] == [{"targets": ["app:8000"]}]
