@@ -130,10 +130,10 @@ def _contrast(
     family: str, base: str, *, scores: Mapping[str, Floats], means: Mapping[str, Floats], p_holm: float
 ) -> Contrast:
     difference_B = means[family] - means[base]
-    # A base without a single hit has no relative difference.
-    with np.errstate(divide="ignore", invalid="ignore"):
-        relative_B = means[family] / means[base] - 1
-        relative = float(scores[family].mean() / scores[base].mean() - 1)
+    # NaN: against a base without a single hit there is no relative difference.
+    base_B = np.where(means[base] == 0, np.nan, means[base])
+    base_mean = scores[base].mean() or np.nan
+    relative_B = means[family] / base_B - 1
     difference_low, difference_high = np.percentile(difference_B, [2.5, 97.5])
     relative_low, relative_high = np.percentile(relative_B, [2.5, 97.5])
     return Contrast(
@@ -142,7 +142,7 @@ def _contrast(
         difference=float(scores[family].mean() - scores[base].mean()),
         difference_low=float(difference_low),
         difference_high=float(difference_high),
-        relative=relative,
+        relative=float(scores[family].mean() / base_mean - 1),
         relative_low=float(relative_low),
         relative_high=float(relative_high),
         p=_p_value(difference_B),

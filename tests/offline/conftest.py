@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from model_store.bundle import Bundle
+from model_store.manifest import Provenance
+from model_store.staging import BundleParts
+from model_store.store import ModelStore
 from offline.datasets import DataRefused, Interactions, load
 from offline.datasets.assembly import assemble
 from offline.datasets.config import TablesConfig
 
+OpenBundle = Callable[[BundleParts], Bundle]
 ROOT = Path(__file__).parents[2]
 
 
@@ -61,3 +67,24 @@ def small_world() -> Interactions:
         TablesConfig(name="small-world", interactions="-"),
         file="-",
     )
+
+
+@pytest.fixture
+def open_bundle(tmp_path: Path) -> OpenBundle:
+    """Parts -> the bundle as it is staged on disk and loaded again."""
+
+    def opened(parts: BundleParts) -> Bundle:
+        provenance = Provenance(
+            run="test",
+            recipe={},
+            seed=0,
+            dataset="-",
+            dataset_fingerprint="-",
+            split_fingerprint="-",
+            protocol="last-10",
+            packages={},
+            train_seconds=0,
+        )
+        return Bundle.load(ModelStore(tmp_path / "store").stage(parts, provenance=provenance).folder)
+
+    return opened

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from model_store.bundle import Bundle
+from model_store.staging import BundleParts
+from offline.baselines import RecencyEase
+from offline.datasets import Interactions
+from offline.ease import ease_weights
+from offline.evaluation import evaluate
+from offline.families.ease import Recipe
+from offline.score_matrix import evaluate_scores
+from offline.splits import split
+
+OpenBundle = Callable[[BundleParts], Bundle]
+
+
+@pytest.mark.parametrize(
+    ("tau", "hit_rate", "ndcg"), [(None, 0.1368, 0.0703), (10.0, 0.1856, 0.0997)], ids=["plain", "recency"]
+)
+def test_the_bundle_ranks_as_the_dense_matrix(
+    ml_100k: Interactions, tmp_path: Path, open_bundle: OpenBundle, tau: float | None, hit_rate: float, ndcg: float
+) -> None:
+    data = split(ml_100k, "leave-one-out")
+    bundle = open_bundle(Recipe(lam=200, tau=tau).train(data.dataset, tmp_path, {}).parts)
+    assert bundle.manifest.warnings == []
+    scores = evaluate(bundle, data.test, seen_removed=True)
+    dense = RecencyEase(ease_weights(data.dataset.train, len(ml_100k.items), lam=200), tau=tau)
+    expected = evaluate_scores(dense, data.test, seen_removed=True)
+    # float32 factors may swap two neighbours whose scores differ by less than one part in a million.
+    assert (scores.top_rows != expected.top_rows).sum() <= 4
+    assert (scores.ranks == expected.ranks).all()
+    assert round(scores.values("hr@10").mean(), 4) == hit_rate
+    assert round(scores.values("ndcg@10").mean(), 4) == ndcg
+
+
+def test_a_lower_rank_is_smaller_and_still_a_bundle(
+    small_world: Interactions, tmp_path: Path, open_bundle: OpenBundle
+) -> None:
+    data = split(small_world, "leave-one-out")
+    exact, truncated = (Recipe(lam=5, rank=rank).train(data.dataset, tmp_path, {}) for rank in (None, 12))
+    assert exact.log == {"rank": 40, "kept_of_B": 1.0}
+    assert truncated.log["rank"] == 12
+    hit_rates = [
+        evaluate(open_bundle(trained.parts), data.test, seen_removed=False).values("hr@10").mean()
+        for trained in (exact, truncated)
+    ]
+    assert abs(hit_rates[0] - hit_rates[1]) < 0.2
+
+
+def test_recipes_refuse_what_makes_no_sense() -> None:
+    for wrong in ({"lam": 0}, {"tau": -1}, {"rank": 0}, {"lambda": 3}):
+        with pytest.raises(ValidationError):
+            Recipe.model_validate(wrong)
