@@ -52,9 +52,13 @@ class Demo:
         while True:
             time.sleep(3600)
 
+    @property
+    def events(self) -> Path:
+        return self.state / "training-events.csv"
+
     def first_version(self) -> str:
         step(1, "Fetch MovieLens 100K (943 users, 1,682 films, 100,000 ratings).")
-        self.processes.run(self.offline("data", "ml-100k"), self.environment)
+        self.export_events()
         step(2, "Train SASRec, a small transformer over film ids, and make it `live`: a minute or two.")
         self.processes.run(self.offline("run", f"offline/runs/{SASREC}.toml", "--activate"), self.environment)
         version = newest_of_run(self.store, SASREC)
@@ -62,18 +66,22 @@ class Demo:
             raise StepFailed(f"the run {SASREC} ended well, but {self.store} has no version of it")
         return version
 
+    def export_events(self) -> None:
+        partial = self.events.with_suffix(".partial")
+        export = self.offline("data", "ml-100k", "--export-training-events", str(partial))
+        self.processes.run(export, self.environment)
+        partial.replace(self.events)
+
     def known_users(self, version: str) -> str:
         """Brings the training events into the service's histories, once per version; returns one user's id."""
-        events = self.state / f"events-{version}.csv"
         stamp = self.state / f"imported-{version}"
+        if not self.events.exists():
+            self.export_events()
         if not stamp.exists():
             step(3, "Import the training events, so that the service knows the 943 users.")
-            self.processes.run(
-                self.offline("data", "ml-100k", "--export-training-events", str(events)), self.environment
-            )
-            self.processes.run([sys.executable, "-m", "app", "import-events", str(events)], self.environment)
+            self.processes.run([sys.executable, "-m", "app", "import-events", str(self.events)], self.environment)
             stamp.touch()
-        with events.open(newline="") as file:
+        with self.events.open(newline="") as file:
             return str(next(csv.DictReader(file))["user_id"])
 
     def serve(self) -> tuple[Supervised, Service]:

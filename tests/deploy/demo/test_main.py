@@ -98,13 +98,12 @@ def test_first_run_serves_swaps_compares_and_a_second_only_serves(folder: Path) 
     assert [call.rsplit(" nice=", 1)[0] for call in calls] == [
         "offline data ml-100k",
         "offline run offline/runs/demo-sasrec.toml",
-        "offline data ml-100k",
         "app import-events",
         "offline run offline/runs/demo-e4srec.toml",
         "offline compare-versions 2026-demo-sasrec",
     ]
     assert calls[1].endswith("nice=0")
-    assert calls[4].endswith("nice=19")
+    assert calls[3].endswith("nice=19")
 
     second = Run(folder)
     second.wait_for("Serving until Ctrl-C")
