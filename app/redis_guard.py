@@ -49,7 +49,8 @@ class RedisGuard:
                 answer = await ask()
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:  # OSError includes the TimeoutError above
             self.breaker.failed(started)
-            slow = isinstance(error, RedisTimeoutError | TimeoutError)
+            # redis-py wraps a timeout of its handshake in a ConnectionError.
+            slow = any(isinstance(one, RedisTimeoutError | TimeoutError) for one in (error, error.__cause__))
             self.errors["timeout" if slow else "connection"] += 1
             raise HistoriesUnavailable(f"Redis does not answer: {error or 'timeout'}") from error
         except RedisError as error:
