@@ -8,7 +8,8 @@ _NEWEST = 0.2  # weight of the newest observation
 class Pace:
     """Seconds per token, one average for each power of two of batch size, because a batch has a fixed cost too.
 
-    A size that was never seen is scaled up from the nearest smaller one, which errs on the slow side.
+    A size is estimated by the best rate of its own and of all smaller ones: scaling up from a smaller size errs on
+    the slow side, and a size that was slow once for another reason would otherwise never be tried again.
     Written by one thread at a time; read by others, for whom a value that is one batch old is good enough.
     """
 
@@ -25,8 +26,8 @@ class Pace:
         known = dict(self._per_token)
         if not known:
             return 0.0
-        size = max((seen for seen in known if seen <= tokens.bit_length()), default=min(known))
-        return known[size] * tokens
+        rates = [rate for size, rate in known.items() if size <= tokens.bit_length()]
+        return (min(rates) if rates else known[min(known)]) * tokens
 
     def budget(self, seconds: float, most: int) -> int:
         """The largest power of two of tokens, at most `most`, whose batch is estimated to take at most `seconds`."""

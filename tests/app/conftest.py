@@ -1,0 +1,176 @@
+"""Tiny bundles with disjoint item ids, and the real server on a free port in a thread of this process."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import polars as pl
+import pytest
+import torch
+import uvicorn
+
+from app.loading import Loader
+from app.main import create_app
+from app.service import Service
+from app.settings import Settings
+from model_store.bundle import Bundle
+from model_store.catalog import ItemCatalog
+from model_store.encoders.history import HistoryBatch
+from model_store.encoders.sequence import SequenceConfig
+from model_store.manifest import Provenance
+from model_store.preparing import prepare
+from model_store.staging import BundleParts
+from model_store.store import ModelStore
+
+ITEMS = 60
+Publish = Callable[..., str]
+
+
+def make_parts(family: str, *, items: int = ITEMS, dim: int = 8, seed: int = 0) -> BundleParts:
+    """Item ids are `<family>-0` and so on; every third is in category `third`; odd ones have no text."""
+    generator = torch.Generator().manual_seed(seed)
+    frame = pl.DataFrame(
+        {
+            "item_id": [f"{family}-{row}" for row in range(items)],
+            "title": [f"Film {row} of {family}" for row in range(items)],
+            "text": [None if row % 2 else f"About {row}" for row in range(items)],
+            "categories": [["third"] if row % 3 == 0 else ["other"] for row in range(items)],
+            "popularity": [(row * 7) % 11 for row in range(items)],
+        }
+    )
+    config = SequenceConfig(items=items, dim=dim, blocks=1, heads=2, max_history=12, jump=3)
+    encoder = config.build().eval()
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
+    golden = HistoryBatch.of([torch.randint(0, items, (1 + b % 20,), generator=generator) for b in range(32)])
+    vectors_ND = encoder.item_vectors_ND.detach().clone()
+    return BundleParts(
+        family=family,
+        catalog=ItemCatalog(frame),
+        encoder=encoder,
+        item_vectors_ND=vectors_ND,
+        golden_histories=golden,
+        controls={"history": lambda histories: encoder(HistoryBatch.of([[0]] * len(histories)))},
+    )
+
+
+def publish(store: ModelStore, family: str, *, items: int = ITEMS, dim: int = 8, seed: int = 0) -> str:
+    provenance = Provenance(
+        run="tiny", recipe={}, seed=seed, dataset="none", dataset_fingerprint="none", split_fingerprint="none",
+        protocol="none", packages={}, train_seconds=0.0,
+    )  # fmt: skip
+    return store.publish(store.stage(make_parts(family, items=items, dim=dim, seed=seed), provenance=provenance))
+
+
+@dataclass
+class Running:
+    """A server that answers, and the parts of it for a look inside."""
+
+    url: str
+    settings: Settings
+    service: Service
+    http: httpx.Client
+
+    def ready(self, seconds: float = 60.0) -> Running:
+        until = time.monotonic() + seconds
+        while self.http.get("/readyz").status_code != 200:
+            assert time.monotonic() < until, self.service.versions.states
+            time.sleep(0.02)
+        return self
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[Running]:
+    app = create_app(settings)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, http="httptools", loop="uvloop", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the server did not start"
+            time.sleep(0.01)
+        with httpx.Client(base_url=url, timeout=30) as http:
+            yield Running(url, settings, app.state.service, http)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def prepare_here(loader: Loader, folder: Path) -> Path:
+    return prepare(folder, loader._cache)
+
+
+@pytest.fixture(scope="session")
+def in_process() -> Iterator[None]:
+    """Prepares bundles in this process: a child costs seconds of imports. `test_loading` has the real one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Loader, "_prepare", prepare_here)
+        yield
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[Settings], AbstractContextManager[Running]]:
+    return running
+
+
+@pytest.fixture(scope="session")
+def published() -> Publish:
+    return publish
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A store where `beta` is live and `alpha` was before; their items have no id in common."""
+
+    store: ModelStore
+    alpha: str
+    beta: str
+
+
+def make_pair(folder: Path) -> Pair:
+    store = ModelStore(folder)
+    pair = Pair(store, publish(store, "alpha"), publish(store, "beta", seed=1))
+    store.activate(pair.alpha, by="test")
+    store.activate(pair.beta, by="test")
+    return pair
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return make_pair(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, in_process: None) -> Iterator[Running]:
+    """One server with both versions in memory and an embedded Redis, for tests that leave its labels as they are."""
+    folder = tmp_path_factory.mktemp("service")
+    make_pair(folder / "store")
+    settings = Settings(store=folder / "store", data=folder / "data", poll_seconds=0.05)
+    with running(settings) as server:
+        server.ready()
+        while server.service.versions.current().previous is None:
+            time.sleep(0.02)
+        yield server
+
+
+@pytest.fixture
+def http(shared: Running) -> httpx.Client:
+    return shared.http
+
+
+@pytest.fixture(scope="session")
+def beta(shared: Running) -> Bundle:
+    """What the shared server serves as live, opened a second time: an answer over HTTP must equal its `retrieve`."""
+    live = shared.service.versions.current().live.version
+    return ModelStore(shared.settings.store).open(live)

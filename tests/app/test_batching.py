@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
+
+import pytest
+
+from app.batching import Batcher
+from app.errors import Problem
+from app.metrics import Metrics
+from app.work import Urgency, Work
+from model_store.bundle import Bundle
+
+
+class Script:
+    """What the batches of a test do: which were run, which tokens are poison, and a gate that holds the thread."""
+
+    def __init__(self, version: str = "v") -> None:
+        self.bundle = cast(Bundle, SimpleNamespace(version=version))
+        self.batches: list[list[str]] = []
+        self.poison: set[str] = set()
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Note(Work[str]):
+    urgency: ClassVar[Urgency] = Urgency.ANSWER
+    name: str
+    script: Script
+
+    @classmethod
+    def run(cls, bundle: Bundle, batch: Sequence[Work[str]]) -> list[str]:
+        notes = [cast(Note, note) for note in batch]
+        script = notes[0].script
+        script.entered.set()
+        assert script.gate.wait(10)
+        script.batches.append([note.name for note in notes])
+        if any(note.name in script.poison for note in notes):
+            raise ValueError("poison")
+        return [note.name.upper() for note in notes]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shadow(Note):
+    urgency: ClassVar[Urgency] = Urgency.SHADOW
+
+
+@dataclass
+class Bench:
+    batcher: Batcher
+    script: Script = field(default_factory=Script)
+
+    def note(self, name: str, *, tokens: int = 1, key: bytes | None = None, script: Script | None = None) -> Note:
+        script = script or self.script
+        return Note(script.bundle, tokens, key, name, script)
+
+    async def hold(self) -> asyncio.Task[Any]:
+        """The thread is inside a batch and stays there until the gate opens."""
+        first = asyncio.ensure_future(self.batcher.submit(self.note("first")))
+        await asyncio.to_thread(self.script.entered.wait)
+        return first
+
+    async def submit(self, *notes: Note) -> list[asyncio.Task[Any]]:
+        tasks = [asyncio.ensure_future(self.batcher.submit(note)) for note in notes]
+        await asyncio.sleep(0.01)
+        return tasks
+
+
+def bench(story: Callable[[Bench], Awaitable[None]], **options: Any) -> Metrics:
+    metrics = Metrics()
+
+    async def run() -> None:
+        # The gate makes batches slow, from which the pace would learn; only the test of the budget wants that.
+        batcher = Batcher(metrics, **{"max_batch_seconds": 1e9, **options})
+        batcher.start()
+        scene = Bench(batcher)
+        try:
+            await story(scene)
+        finally:
+            scene.script.gate.set()
+            await batcher.close()
+
+    asyncio.run(run())
+    return metrics
+
+
+def value(metrics: Metrics, name: str) -> float:
+    return metrics.registry.get_sample_value(f"naiseki_{name}") or 0.0
+
+
+def test_what_waits_is_one_batch() -> None:
+    async def story(scene: Bench) -> None:
+        first = await scene.hold()
+        waiting = await scene.submit(*(scene.note(f"n{i}") for i in range(20)))
+        scene.script.gate.set()
+        done = await asyncio.gather(first, *waiting)
+        assert [one.result for one in done] == ["FIRST", *(f"N{i}" for i in range(20))]
+        assert scene.script.batches == [["first"], [f"n{i}" for i in range(20)]]
+        assert all(one.queue_seconds > 0 for one in done)
+
+    metrics = bench(story)
+    assert value(metrics, "batch_size_count") == 2
+
+
+def test_entries_of_one_turn_of_the_loop_travel_together() -> None:
+    async def story(scene: Bench) -> None:
+        scene.script.gate.set()
+        await asyncio.gather(*(scene.batcher.submit(scene.note(f"n{i}")) for i in range(50)))
+        assert [len(batch) for batch in scene.script.batches] == [50]
+
+    bench(story)
+
+
+def test_a_batch_holds_one_bundle() -> None:
+    async def story(scene: Bench) -> None:
+        other = Script("other")
+        other.gate.set()
+        first = await scene.hold()
+        notes = [scene.note("a1"), scene.note("b1", script=other), scene.note("a2"), scene.note("b2", script=other)]
+        waiting = await scene.submit(*notes)
+        scene.script.gate.set()
+        await asyncio.gather(first, *waiting)
+        assert scene.script.batches == [["first"], ["a1", "a2"]]
+        assert other.batches == [["b1", "b2"]]
+
+    bench(story)
+
+
+def test_the_token_budget_bounds_a_batch_and_a_longer_entry_runs_alone() -> None:
+    async def story(scene: Bench) -> None:
+        first = await scene.hold()
+        sizes = [3, 3, 3, 100, 1]
+        waiting = await scene.submit(*(scene.note(f"n{i}", tokens=size) for i, size in enumerate(sizes)))
+        scene.script.gate.set()
+        await asyncio.gather(first, *waiting)
+        assert scene.script.batches == [["first"], ["n0", "n1"], ["n2"], ["n3"], ["n4"]]
+
+    bench(story, max_batch_tokens=8)
+
+
+def test_equal_keys_cost_their_tokens_once() -> None:
+    async def story(scene: Bench) -> None:
+        first = await scene.hold()
+        waiting = await scene.submit(*(scene.note(f"n{i}", tokens=5, key=b"same") for i in range(4)))
+        scene.script.gate.set()
+        await asyncio.gather(first, *waiting)
+        assert [len(batch) for batch in scene.script.batches] == [1, 4]
+
+    bench(story, max_batch_tokens=8)
+
+
+def test_urgent_work_goes_first() -> None:
+    async def story(scene: Bench) -> None:
+        first = await scene.hold()
+        shadow = Shadow(scene.script.bundle, 1, None, "shadow", scene.script)
+        waiting = await scene.submit(shadow, scene.note("answer"))
+        scene.script.gate.set()
+        await asyncio.gather(first, *waiting)
+        assert scene.script.batches == [["first"], ["answer"], ["shadow"]]
+
+    bench(story)
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None:
+    async def story(scene: Bench) -> None:
+        first = await scene.hold()
+        waiting = await scene.submit(scene.note("a", tokens=6), scene.note("b", tokens=4))
+        with pytest.raises(Problem) as refused:
+            await scene.batcher.submit(scene.note("c"))
+        assert refused.value.status == 429
+        assert 1 <= int(refused.value.headers["Retry-After"]) <= 60
+        scene.script.gate.set()
+        await asyncio.gather(first, *waiting)
+        assert scene.batcher.waiting_tokens == 0
+        assert (await scene.batcher.submit(scene.note("c"))).result == "C"
+
+    metrics = bench(story, queue_tokens=10)
+    assert metrics.registry.get_sample_value("naiseki_rejects_total", {"reason": "overloaded"}) == 1
+
+
+def test_poison_fails_alone() -> None:
+    async def story(scene: Bench) -> None:
+        scene.script.poison = {"n2"}
+        first = await scene.hold()
+        waiting = await scene.submit(*(scene.note(f"n{i}") for i in range(4)))
+        scene.script.gate.set()
+        await first
+        done = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [getattr(one, "result", None) for one in done] == ["N0", "N1", None, "N3"]
+        assert isinstance(done[2], ValueError)
+
+    assert value(bench(story), "failed_batches_total") == 1
+
+
+def test_cancelled_entries_are_never_computed() -> None:
+    async def story(scene: Bench) -> None:
+        first = await scene.hold()
+        stay, go = await scene.submit(scene.note("stay"), scene.note("go"))
+        go.cancel()
+        await asyncio.sleep(0)
+        scene.script.gate.set()
+        await asyncio.gather(first, stay)
+        assert scene.script.batches == [["first"], ["stay"]]
+        assert scene.batcher.waiting_tokens == 0
+
+    assert value(bench(story), "dropped_entries_total") == 1
+
+
+def test_an_exception_in_the_thread_itself_starts_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(scene: Bench) -> None:
+        scene.script.gate.set()
+        with monkeypatch.context() as patch:
+            patch.setattr(scene.batcher, "_run", broken)
+            with pytest.raises(Problem) as refused:
+                await scene.batcher.submit(scene.note("lost"))
+        assert refused.value.status == 503
+        assert (await scene.batcher.submit(scene.note("next"))).result == "NEXT"
+        assert scene.batcher.alive
+
+    def broken(batch: object) -> Iterator[Any]:
+        raise MemoryError
+
+    assert value(bench(story), "inference_thread_restarts_total") == 1
+
+
+def test_closing_refuses_what_waits() -> None:
+    async def story(scene: Bench) -> None:
+        first = await scene.hold()
+        (waiting,) = await scene.submit(scene.note("late"))
+        closing = asyncio.ensure_future(scene.batcher.close())
+        await asyncio.sleep(0.01)
+        scene.script.gate.set()
+        await asyncio.gather(first, closing)
+        with pytest.raises(Problem) as refused:
+            await waiting
+        assert refused.value.status == 503
+        with pytest.raises(Problem):
+            await scene.batcher.submit(scene.note("later"))
+
+    bench(story)

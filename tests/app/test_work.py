@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from app.work import Recommendation, Similar, nearest
+from model_store.bundle import Bundle
+from model_store.encoders.history import HistoryBatch
+from model_store.retrieval import Want
+
+
+class Backwards:
+    """A stand-in ranker: higher rows first."""
+
+    depth = 20
+
+    def score(self, histories: HistoryBatch, item_rows_BK: torch.Tensor) -> torch.Tensor:
+        return item_rows_BK.float()
+
+
+def test_a_batch_with_equal_histories_answers_as_retrieve_does(beta: Bundle) -> None:
+    histories = [[1, 2, 3], [5], [1, 2, 3], list(range(30)), [5]]
+    wants = [Want(k, excluded_rows=np.array([k])) for k in (5, 6, 7, 8, 9)]
+    entries = [Recommendation.of(beta, rows, want) for rows, want in zip(histories, wants, strict=True)]
+    found = Recommendation.run(beta, entries)
+    assert [one.encoded for one in found] == [3] * 5
+    for one, expected in zip(found, beta.retrieve(HistoryBatch.of(histories), wants), strict=True):
+        np.testing.assert_array_equal(one.candidates.rows, expected.rows)
+        np.testing.assert_allclose(one.candidates.scores, expected.scores, rtol=1e-5)
+
+
+def test_a_ranker_sees_the_history_of_each_entry(beta: Bundle) -> None:
+    bundle = dataclasses.replace(beta, ranker=Backwards())
+    histories = [[1, 2, 3], [5], [1, 2, 3]]
+    wants = [Want(5), Want(5), Want(5, rerank=False)]
+    entries = [Recommendation.of(bundle, rows, want) for rows, want in zip(histories, wants, strict=True)]
+    found = [one.candidates for one in Recommendation.run(bundle, entries)]
+    for one, expected in zip(found, bundle.retrieve(HistoryBatch.of(histories), wants), strict=True):
+        np.testing.assert_array_equal(one.rows, expected.rows)
+    assert found[0].rows.tolist() == sorted(found[0].rows.tolist(), reverse=True)
+    assert found[2].rows.tolist() != found[0].rows.tolist()
+
+
+def test_the_cost_is_that_of_the_window(beta: Bundle) -> None:
+    longest = beta.manifest.max_history
+    assert Recommendation.of(beta, list(range(40)), Want(1)).tokens <= longest
+    assert Recommendation.of(beta, [1, 2], Want(1)).tokens == 2
+
+
+def test_only_the_window_makes_histories_equal(beta: Bundle) -> None:
+    one, other = [1] * 9 + list(range(12)), [2] * 9 + list(range(12))
+    assert Recommendation.of(beta, one, Want(1)).key == Recommendation.of(beta, other, Want(1)).key
+
+
+@pytest.mark.parametrize("row", [0, 17, 59])
+def test_similar_is_the_exact_cosine_without_the_item_itself(beta: Bundle, row: int) -> None:
+    vectors_ND = beta.index.vectors_ND.astype(np.float64)
+    unit_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    cosine_N = unit_ND @ unit_ND[row]
+    order = [int(other) for other in np.lexsort((np.arange(len(cosine_N)), -cosine_N)) if other != row]
+    found = Similar.run(beta, [Similar.of(beta, row, 7)])[0]
+    assert found.rows.tolist() == order[:7]
+    np.testing.assert_allclose(found.scores, cosine_N[order[:7]])
+    everything = nearest(beta, row, 1000)
+    assert everything.rows.tolist() == order
+    assert everything.exhausted
