@@ -29,7 +29,7 @@ from app.user_history import Event, UserHistories
 
 async def main() -> None:
     valkey = EmbeddedValkey(Path(sys.argv[1]))
-    histories = await UserHistories.open(await valkey.start(), write_timeout_s=2.0)
+    histories = await UserHistories.open(await valkey.start(), timeout_s=2.0, write_timeout_s=2.0)
     print("owner" if valkey.is_owner else "joiner", flush=True)
     for number in range(int(sys.argv[3])):
         [outcome] = await histories.append([Event(sys.argv[2], f"item-{number}", number, None)])
@@ -118,7 +118,7 @@ async def read(url: str, user_id: str) -> list[str]:
 def test_events_outlive_a_stop(data: Path, program: Path | None) -> None:
     async def run(events: list[Event]) -> list[str]:
         valkey = EmbeddedValkey(data, program=program)
-        histories = await UserHistories.open(await valkey.start(), write_timeout_s=2.0)
+        histories = await UserHistories.open(await valkey.start(), timeout_s=2.0, write_timeout_s=2.0)
         assert valkey.is_owner
         assert all(outcome == "accepted" for outcome in await histories.append(events))
         items = await histories.read("u")
@@ -139,7 +139,7 @@ def test_one_program_reads_what_another_wrote(data: Path) -> None:
 
     async def run(number: int, program: Path | None) -> list[str]:
         valkey = EmbeddedValkey(data, program=program)
-        histories = await UserHistories.open(await valkey.start(), kept=2, write_timeout_s=2.0)
+        histories = await UserHistories.open(await valkey.start(), kept=2, timeout_s=2.0, write_timeout_s=2.0)
         await histories.append([Event("u", str(number), number, f"id-{number}")])
         items = await histories.read("u")
         await histories.close()
@@ -156,7 +156,7 @@ def test_one_program_reads_what_another_wrote(data: Path) -> None:
 def test_it_is_set_up_for_histories(data: Path) -> None:
     async def run() -> None:
         valkey = EmbeddedValkey(data)
-        histories = await UserHistories.open(await valkey.start())
+        histories = await UserHistories.open(await valkey.start(), timeout_s=2.0)
         settings = await histories._reads.config_get("*")
         assert settings["appendonly"] == "yes"
         assert settings["appendfsync"] == "always"
@@ -174,7 +174,7 @@ def test_killed_server_is_restarted_without_loss(data: Path) -> None:
     async def run() -> None:
         valkey = EmbeddedValkey(data)
         url = await valkey.start()
-        histories = await UserHistories.open(url, write_timeout_s=2.0)
+        histories = await UserHistories.open(url, timeout_s=2.0, write_timeout_s=2.0)
         acknowledged = []
         for number in range(60):
             if number in (20, 40):
@@ -306,7 +306,7 @@ def test_lost_socket_is_made_again(data: Path) -> None:
     async def run() -> None:
         valkey = EmbeddedValkey(data)
         url = await valkey.start()
-        histories = await UserHistories.open(url, write_timeout_s=2.0)
+        histories = await UserHistories.open(url, timeout_s=2.0, write_timeout_s=2.0)
         await histories.append([Event("u", "a", 1, None)])
         await histories.close()
         socket_path(data).unlink()
