@@ -94,7 +94,10 @@ class GoldenQueries:
         both_zero = (norms == 0) & (golden_norms == 0)
         cosines = torch.where(both_zero, 1.0, (given * golden).sum(dim=1) / (norms * golden_norms))
         # Written so that NaN fails.
-        return ~((cosines >= 1 - tolerances.cosine) & ((norms - golden_norms).abs() <= tolerances.norm * golden_norms))
+        near: Tensor = (cosines >= 1 - tolerances.cosine) & (
+            (norms - golden_norms).abs() <= tolerances.norm * golden_norms
+        )
+        return near.logical_not()
 
     def _held(self, q: int, index: ItemIndex, *, tolerances: GoldenTolerances) -> set[int]:
         """Golden rows that stand so far above the 11th that no tolerated vector can lose them."""

@@ -16,7 +16,8 @@ class Ranker(Protocol):
     depth: how many candidates it wants to see; the search returns max(k, depth).
     """
 
-    depth: int
+    @property
+    def depth(self) -> int: ...
 
     def score(self, histories: HistoryBatch, item_rows_BK: Tensor) -> Tensor:
         """float32 [B, K] for int64 [B, K] rows (-1 pads; its score is ignored)."""

@@ -130,9 +130,10 @@ class ModelStore:
         is still the current one.
         """
         with label_lock(self.root):
-            new = self._expected(expected_generation).labelled(label, version, by=by, traffic=traffic)
+            labels = self._expected(expected_generation)
             if version is not None:
                 self.manifest(version)
+            new = labels.labelled(label, version, by=by, traffic=traffic)
             write_labels(self.root, new)
             return new
 
