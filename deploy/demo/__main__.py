@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.demo.processes import Processes, StepFailed, Supervised
+from deploy.demo.processes import Processes, StepFailed
 from deploy.demo.service import KNOWN_FILMS, Service, refuse_taken_port
 from deploy.demo.store import labelled, newest_of_run
+from deploy.demo.supervised import Supervised
 
 SASREC, E4SREC = "demo-sasrec", "demo-e4srec"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

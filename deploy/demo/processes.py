@@ -1,8 +1,9 @@
-"""Starting programs, keeping one alive, and leaving none behind."""
+"""Starting programs, and leaving none behind."""
 
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
@@ -10,14 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import IO
 
 import psutil
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME_WISH_S = 1.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -38,6 +38,7 @@ class Processes:
         self._started: list[subprocess.Popen[bytes]] = []
         self._closed = False
         self._hurry = threading.Event()
+        self._asked_to_end_at = -math.inf
         self._not_ours = _descendants()
 
     def __enter__(self) -> Processes:
@@ -45,13 +46,10 @@ class Processes:
         for number in ENDING:
             # Under nohup a hang-up stays ignored.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, signal.default_int_handler)
+                signal.signal(number, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
-        # From here on a signal shortens the wait, and cannot break off the ending itself.
-        for number in ENDING:
-            signal.signal(number, self._on_signal)
         self.stop()
         _adopt_orphans(False)
 
@@ -110,58 +108,18 @@ class Processes:
         psutil.wait_procs(stubborn, timeout=5)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._hurry.set()
+        """The first interrupts; once everything ends, another shortens the wait, and never breaks off the ending.
 
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Seconds before a restart: `first`, doubled up to `longest`; forgotten after `steady` seconds of life."""
-
-    first: float = 1.0
-    longest: float = 30.0
-    steady: float = 60.0
-
-
-class Supervised:
-    """One program that is started again whenever it ends."""
-
-    def __init__(
-        self,
-        processes: Processes,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        log: Path,
-        backoff: Backoff | None = None,
-    ) -> None:
-        self.log = log
-        self.deaths_in_a_row = 0
-        self._processes = processes
-        self._command = command
-        self._environment = environment
-        self._backoff = backoff or Backoff()
-        self._thread = threading.Thread(target=self._keep_alive, name="supervisor", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def _keep_alive(self) -> None:
-        while True:
-            born = time.monotonic()
-            with self.log.open("ab") as output:
-                process = self._processes.start(self._command, self._environment, output=output)
-            if process is None:
-                return
-            status = process.wait()
-            steady = time.monotonic() - born > self._backoff.steady
-            self.deaths_in_a_row = 1 if steady else self.deaths_in_a_row + 1
-            pause = min(self._backoff.longest, self._backoff.first * 2 ** min(self.deaths_in_a_row - 1, 10))
-            if self._processes.ending:
-                return
-            print(
-                f"The service ended ({described(status)}) and starts again in {pause:g} s. Log: {self.log}", flush=True
-            )
-            time.sleep(pause)
+        One wish may come as two signals: `make` hands SIGTERM on to a demo that its sender has reached, too.
+        """
+        now = time.monotonic()
+        if now - self._asked_to_end_at < SAME_WISH_S:
+            return
+        self._asked_to_end_at = now
+        if self._closed:
+            self._hurry.set()
+        else:
+            raise KeyboardInterrupt
 
 
 def described(status: int) -> str:

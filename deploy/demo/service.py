@@ -10,7 +10,8 @@ from typing import Any
 
 import httpx
 
-from deploy.demo.processes import StepFailed, Supervised
+from deploy.demo.processes import StepFailed
+from deploy.demo.supervised import Supervised
 
 KNOWN_FILMS = ("50", "172", "174")  # ids of MovieLens 100K: Star Wars, The Empire Strikes Back, Raiders of the Lost Ark
 
@@ -82,4 +83,6 @@ class Service:
 
 
 def _tail(supervised: Supervised, lines: int = 15) -> str:
-    return "\n".join(supervised.log.read_text(errors="replace").splitlines()[-lines:])
+    """The end of the log, without our own asking whether it is ready."""
+    text = supervised.log.read_text(errors="replace")
+    return "\n".join([line for line in text.splitlines() if "GET /readyz" not in line][-lines:])

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.demo.processes import ENDING, Backoff, Processes, StepFailed, Supervised, described
+from deploy.demo.processes import ENDING, SAME_WISH_S, Processes, StepFailed, described
 
 SLEEP = "import time; time.sleep(600)"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); {SLEEP}"
@@ -46,30 +46,6 @@ def test_run_names_the_program_that_failed(processes: Processes) -> None:
 def test_statuses_in_words() -> None:
     assert described(-9) == "signal SIGKILL"
     assert described(2) == "exit status 2"
-
-
-def test_what_dies_is_started_again_with_growing_pauses(
-    processes: Processes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    log = tmp_path / "log"
-    backoff = Backoff(first=0.01, longest=0.02)
-    command = python(f"import os; print(os.getpid(), flush=True); {SLEEP}")
-    supervised = Supervised(processes, command, os.environ, log=log, backoff=backoff)
-    supervised.start()
-    for life in range(1, 5):
-        until(lambda life=life: log.exists() and len(log.read_text().split()) == life)  # type: ignore[misc]
-        os.kill(int(log.read_text().split()[-1]), signal.SIGKILL)
-    until(lambda: len(log.read_text().split()) == 5)
-    assert supervised.deaths_in_a_row == 4
-    said = capsys.readouterr().out
-    assert [line.split(" again in ")[1].split(" s.")[0] for line in said.splitlines()] == [
-        "0.01",
-        "0.02",
-        "0.02",
-        "0.02",
-    ]
-    processes.stop()
-    assert not psutil.pid_exists(int(log.read_text().split()[-1]))
 
 
 def test_stop_ends_what_left_its_group_and_what_is_deaf(tmp_path: Path) -> None:
@@ -132,9 +108,10 @@ def test_a_second_signal_shortens_the_wait(tmp_path: Path) -> None:
     assert running.stdout is not None
     assert running.stdout.readline() == b"deaf\n"
     (child,) = psutil.Process(running.pid).children()
-    running.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    assert running.poll() is None
+    running.send_signal(signal.SIGTERM)
+    running.send_signal(signal.SIGTERM)
+    time.sleep(SAME_WISH_S + 0.5)
+    assert running.poll() is None, "two signals at once are one wish"
     running.send_signal(signal.SIGINT)
     running.communicate(timeout=20)
     assert not child.is_running()
