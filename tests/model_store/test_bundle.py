@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig
 
 from model_store.bundle import Bundle
 from model_store.encoders.history import Encoded, HistoryBatch, QueryEncoder, UserState
+from model_store.encoders.language_model import LanguageModelConfig
 from model_store.manifest import Provenance
+from model_store.preparing import prepare
 from model_store.retrieval import Want
 from model_store.staging import BundleParts
 from model_store.store import ModelStore
@@ -200,3 +203,40 @@ def test_a_gpu_answers_the_same(bundle_folder: Path) -> None:
     for a, b in zip(on_gpu.search(vectors_BD, wants()), on_cpu.search(vectors_BD, wants()), strict=True):
         assert a.rows.tolist() == b.rows.tolist()
         assert a.scores.tolist() == b.scores.tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"item_input": "vector", "pooling": "mean"},
+        {"item_input": "vector", "dtype": "bfloat16"},
+        {"item_input": "tokens+vector", "vocabulary": 5, "item_tokens": 80, "prefix": (1, 2), "suffix": (3,)},
+        {"item_input": "tokens", "vocabulary": 5, "item_tokens": 80, "causal": False, "pooling": "mean"},
+    ],
+)
+def test_a_language_model_comes_back_from_disk(
+    store: ModelStore,
+    tiny_parts: Callable[..., BundleParts],
+    provenance: Provenance,
+    tmp_path: Path,
+    options: dict[str, object],
+) -> None:
+    lm = LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+    config = LanguageModelConfig.model_validate(
+        {"lm": lm.to_dict(), "items": 40, "dim": 8, "max_history": 12, "jump": 3, **options}
+    )
+    encoder = config.build().eval()
+    generator = torch.Generator().manual_seed(0)
+    for name in ("prefix_inputs", "suffix_inputs", "item_inputs", "token_inputs"):
+        if (table := getattr(encoder, name, None)) is not None:
+            table.normal_(generator=generator)
+    if hasattr(encoder, "item_tokens"):
+        encoder.item_tokens.tokens.copy_(torch.randint(0, 5, (80,), generator=generator))
+        encoder.item_tokens.offsets.copy_(torch.arange(41) * 2)
+    parts = replace(tiny_parts("language-model"), encoder=encoder, controls={})
+    version = store.publish(store.stage(parts, provenance=provenance))
+    opened = Bundle.open(prepare(store.folder(version), tmp_path / "cache"))
+    assert (store.folder(version) / "item_tokens.safetensors").exists() == hasattr(encoder, "item_tokens")
+    with torch.inference_mode():
+        assert torch.equal(opened.encode(histories()).vectors_BD, encoder(histories().windowed(12, 3)))
+    assert (opened.encode(histories(), [None] * 3).states[0] is not None) == config.causal
