@@ -48,6 +48,7 @@ class Metric(_Part):
 class Provenance(_Part):
     run: str  # name of the run file
     recipe: dict[str, object]
+    data: dict[str, object] = {}  # the run file's [data]: how to load the same data again
     seed: int
     dataset: str
     dataset_fingerprint: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 from model_store.encoders.history import HistoryBatch
 from offline.training import Objective
@@ -33,4 +33,4 @@ class NextItem(Objective):
         encoder: SharedItems = self.encoder  # type: ignore[assignment]  # what the recipe hands over
         users_TD = encoder.forward_positions(inputs)
         logits_TN = users_TD @ encoder.item_vectors_ND.T
-        return F.cross_entropy(logits_TN, targets_T.to(logits_TN.device))
+        return cross_entropy(logits_TN, targets_T.to(logits_TN.device))

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Mapping
 from importlib.metadata import version as package_version
-from pathlib import Path
 
 from model_store.bundle import Bundle
 from model_store.manifest import Provenance
@@ -41,6 +40,7 @@ def run(config: RunConfig, *, store: ModelStore, workspace: Workspace) -> str:
     provenance = Provenance(
         run=config.name,
         recipe=config.recipe.model_dump(mode="json"),
+        data=config.data.model_dump(mode="json"),
         seed=config.recipe.seed,
         dataset=data.dataset.name,
         dataset_fingerprint=data.dataset.fingerprint,

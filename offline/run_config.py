@@ -83,7 +83,9 @@ class RunConfig:
 
     def fingerprint(self, *, split_fingerprint: str, parents: dict[str, str]) -> str:
         """12 hex digits over everything that the trained weights depend on; names the checkpoint folder."""
-        text = json.dumps([self.family, self.recipe.model_dump(mode="json"), split_fingerprint, parents], sort_keys=True)
+        text = json.dumps(
+            [self.family, self.recipe.model_dump(mode="json"), split_fingerprint, parents], sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -112,13 +112,17 @@ def fit(
     reaches the same weights as one that was not killed. Under `accelerate launch` every process takes its share of
     each batch.
     """
-    accelerator = Accelerator(gradient_accumulation_steps=plan.accumulate, log_with="tensorboard", project_dir=checkpoints)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=plan.accumulate, log_with="tensorboard", project_dir=checkpoints
+    )
     accelerator.init_trackers(stage)
+    # The optimiser copies bfloat16 parameters: they must be where they will train.
+    objective.to(accelerator.device)
     optimizer = _optimizer(objective, plan)
     model, optimizer = accelerator.prepare(objective, optimizer)
     progress = Progress()
     accelerator.register_for_checkpointing(progress)
-    folder = checkpoints / stage
+    folder = checkpoints / f"checkpoint-{stage}"
     if folder.exists():
         accelerator.load_state(str(folder))
         logger.info("%s: resumes after epoch %d", stage, progress.epoch)
@@ -133,7 +137,9 @@ def fit(
             ndcg = _evaluate(objective, validate, plan=plan, progress=progress, loss=loss)
             progress.done = last or progress.since_best >= plan.patience
             accelerator.log({"loss": loss, "validation_ndcg@10": ndcg}, step=progress.steps)
-            logger.info("%s: epoch %d loss %.4f ndcg@10 %.4f (best mean %.4f)", stage, progress.epoch, loss, ndcg, progress.best)
+            logger.info(
+                "%s: epoch %d loss %.4f ndcg@10 %.4f (best mean %.4f)", stage, progress.epoch, loss, ndcg, progress.best
+            )
             _save(accelerator, folder)
     _load_trainable(objective, progress.best_weights)
     accelerator.end_training()

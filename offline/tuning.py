@@ -58,7 +58,7 @@ def tune(config: RunConfig, *, trials: int, jobs: int, store: ModelStore, worksp
     drawn = draw(config, trials)
     todo = [(number, changes) for number, changes in enumerate(drawn) if not _same(done.get(number), changes)]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(_trial, config, number, changes, store.folder_path) for number, changes in todo]
+        futures = [pool.submit(_trial, config, number, changes, store.root) for number, changes in todo]
         for future in as_completed(futures):
             trial = future.result()
             done[trial.number] = trial
@@ -72,9 +72,7 @@ def _trial(config: RunConfig, number: int, changes: dict[str, Any], store_folder
     torch.set_num_threads(1)
     varied = config.varied(changes)
     dataset = split(datasets.load(varied.data), varied.protocol).dataset
-    parents = open_parents(
-        varied.recipe, store=ModelStore(store_folder), split_fingerprint=dataset.split_fingerprint
-    )
+    parents = open_parents(varied.recipe, store=ModelStore(store_folder), split_fingerprint=dataset.split_fingerprint)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as checkpoints:
         log = varied.recipe.train(dataset, Path(checkpoints), parents).log

@@ -12,11 +12,12 @@ def training_windows(train: HistoryBatch, max_history: int) -> HistoryBatch:
 
     A window of n items gives n - 1 inputs and n - 1 targets; every item but a user's first is a target exactly once.
     """
-    pieces: list[Tensor] = []
-    for b in range(len(train)):
-        sequence = train.history(b)
-        for end in range(len(sequence), 1, -max_history):
-            pieces.append(sequence[max(0, end - max_history - 1) : end])
+    sequences = [train.history(b) for b in range(len(train))]
+    pieces: list[Tensor] = [
+        sequence[max(0, end - max_history - 1) : end]
+        for sequence in sequences
+        for end in range(len(sequence), 1, -max_history)
+    ]
     return HistoryBatch.of(pieces)
 
 

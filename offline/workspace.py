@@ -34,9 +34,8 @@ class Workspace:
         fresh = run_folder / "published.new"
         fresh.write_text(json.dumps({"version": version, "log": log}, indent=1))
         fresh.rename(run_folder / "published.json")
-        for path in run_folder.iterdir():
-            if path.is_dir() and any(path.glob("*.safetensors")) or path.suffix in (".new", ".old"):
-                shutil.rmtree(path, ignore_errors=True)
+        for path in run_folder.glob("checkpoint-*"):
+            shutil.rmtree(path)
 
     def scores_file(self, version: str, name: str) -> Path:
         folder = self.folder / "scores"

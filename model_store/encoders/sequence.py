@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import scaled_dot_product_attention
 
 from model_store.encoders.history import HistoryBatch, QueryEncoder
 
@@ -96,6 +96,6 @@ class Block(nn.Module):
         projected = self.query_key_value(self.attention_norm(x_BTD)).view(B, T, 3, self.heads, D // self.heads)
         query, key, value = projected.permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
+        mixed = scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
         x_BTD = x_BTD + self.residual_dropout(self.output(mixed.transpose(1, 2).reshape(B, T, D)))
         return x_BTD + self.feed_forward(x_BTD)

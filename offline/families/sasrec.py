@@ -35,7 +35,7 @@ class Recipe(offline.recipe.Recipe):
     max_history: PositiveInt = 100
     fit: FitPlan = FitPlan()
 
-    def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
+    def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:  # noqa: ARG002
         torch.manual_seed(self.seed)
         config = SequenceConfig(
             items=len(dataset.catalog),

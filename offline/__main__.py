@@ -1,0 +1,192 @@
+"""python -m offline run | tune | evaluate | compare-versions | data"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+from accelerate import PartialState
+
+from model_store.errors import StoreError
+from model_store.store import ModelStore
+from offline import datasets
+from offline.comparison import as_text, record_final, side_by_side, verdict
+from offline.datasets.statistics import describe
+from offline.pipeline import run
+from offline.run_config import RunConfig, RunRefused
+from offline.splits import split
+from offline.tuning import tune
+from offline.workspace import Workspace
+
+logger = logging.getLogger("offline")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    store = ModelStore(Path(arguments.store).resolve())
+    try:
+        arguments.command(arguments, store, Workspace.from_environment())
+    except (RunRefused, datasets.DataRefused, StoreError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+def _run(arguments: argparse.Namespace, store: ModelStore, workspace: Workspace) -> None:
+    for seed in arguments.seeds or [None]:
+        config = RunConfig.load(Path(arguments.file))
+        version = run(config if seed is None else config.with_seed(seed), store=store, workspace=workspace)
+        if PartialState().is_main_process:
+            _say(f"published {version}")
+            if arguments.activate:
+                _activate(version, store, workspace, only_if_better=arguments.activate == "if-better")
+
+
+def _activate(version: str, store: ModelStore, workspace: Workspace, *, only_if_better: bool) -> None:
+    live = store.labels().live
+    if only_if_better and live is not None and live != version:
+        table = side_by_side(
+            [version, live],
+            base=live,
+            subset="validation",
+            seen_removed=True,
+            cheap=False,
+            store=store,
+            workspace=workspace,
+        )
+        _say(verdict(table))
+        if table.contrasts[0].relative_low <= 0:
+            _say(f"{live} stays live")
+            return
+    store.activate(version, by="offline run")
+    _say(f"{version} is live")
+
+
+def _tune(arguments: argparse.Namespace, store: ModelStore, workspace: Workspace) -> None:
+    config = RunConfig.load(Path(arguments.file))
+    trials = tune(config, trials=arguments.trials, jobs=arguments.jobs, store=store, workspace=workspace)
+    for trial in trials:
+        _say(f"{trial.ndcg10:.4f}  trial {trial.number}  {trial.epochs} epochs  {trial.seconds:.0f} s  {trial.changes}")
+
+
+def _evaluate(arguments: argparse.Namespace, store: ModelStore, workspace: Workspace) -> None:
+    table = side_by_side(
+        arguments.references,
+        base=arguments.base,
+        subset="test" if arguments.final else "validation",
+        seen_removed=not arguments.keep_seen,
+        cheap=arguments.cheap,
+        store=store,
+        workspace=workspace,
+    )
+    _say(as_text(table))
+    if arguments.final:
+        record_final(table, "python -m offline " + " ".join(sys.argv[1:]))
+
+
+def _compare_versions(arguments: argparse.Namespace, store: ModelStore, workspace: Workspace) -> None:
+    table = side_by_side(
+        [arguments.first, arguments.second],
+        base=arguments.first,
+        subset="validation",
+        seen_removed=True,
+        cheap=False,
+        store=store,
+        workspace=workspace,
+    )
+    _say(as_text(table))
+    _say("\n" + verdict(table))
+
+
+def _data(arguments: argparse.Namespace, _store: ModelStore, _workspace: Workspace) -> None:
+    data = RunConfig.load(Path(arguments.name)).data if arguments.name.endswith(".toml") else arguments.name
+    interactions = datasets.load(data)
+    if arguments.export_training_events is None:
+        _say(describe(interactions))
+        return
+    train = split(interactions, arguments.protocol).dataset.train
+    pl.DataFrame(
+        {
+            "user_id": [interactions.user_ids[u] for u in range(len(train)) for _ in train.history(u)],
+            "item_id": interactions.items["item_id"].gather(train.rows.long().numpy()),
+            "timestamp": _training_times(interactions, train.lengths.tolist()),
+        }
+    ).write_csv(arguments.export_training_events)
+    _say(f"{len(train.rows)} training events in {arguments.export_training_events}")
+
+
+def _training_times(interactions: datasets.Interactions, kept: list[int]) -> list[int | None]:
+    """Milliseconds of each user's first `kept` events."""
+    times: list[int | None] = []
+    start = 0
+    for length, whole in zip(kept, map(len, interactions.sequences()), strict=True):
+        times += [int(time) if time >= 0 else None for time in interactions.times_ms[start : start + length]]
+        start += whole
+    return times
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m offline", description="Train, tune, measure; publish versions.")
+    parser.add_argument("--store", default=os.environ.get("NAISEKI_STORE", "model_store/bundles"))
+    commands = parser.add_subparsers(required=True)
+
+    command = commands.add_parser("run", help="train what a run file says, measure it on validation, publish it")
+    command.add_argument("file")
+    command.add_argument("--seeds", type=_seeds, help="one version per seed: 0-4, or 0,2,5; default: the file's own")
+    command.add_argument(
+        "--activate",
+        nargs="?",
+        const="always",
+        choices=["always", "if-better"],
+        help="label the version live; if-better: only when its validation interval lies above the live version's",
+    )
+    command.set_defaults(command=_run)
+
+    command = commands.add_parser("tune", help="random search over [tune], chosen on validation; resumes")
+    command.add_argument("file")
+    command.add_argument("--trials", type=int, default=16)
+    command.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
+    command.set_defaults(command=_tune)
+
+    command = commands.add_parser("evaluate", help="versions side by side, from the files that ship")
+    command.add_argument("references", nargs="+", help="a version, or run:NAME for all its seeds")
+    command.add_argument("--base", help="the reference that the others are contrasted with")
+    command.add_argument("--final", action="store_true", help="test events; the look is recorded in EXPERIMENTS.md")
+    command.add_argument("--keep-seen", action="store_true", help="do not remove items of the history")
+    command.add_argument("--cheap", action="store_true", help="popularity, Markov and EASE beside them")
+    command.set_defaults(command=_evaluate)
+
+    command = commands.add_parser("compare-versions", help="two versions on validation, with a verdict in words")
+    command.add_argument("first")
+    command.add_argument("second")
+    command.set_defaults(command=_compare_versions)
+
+    command = commands.add_parser("data", help="prepare a data set and print its statistics")
+    command.add_argument("name", help="a built-in name, or a run file")
+    command.add_argument("--export-training-events", metavar="CSV", help="for `python -m app import-events`")
+    command.add_argument("--protocol", choices=["last-10", "leave-one-out"], default="last-10")
+    command.set_defaults(command=_data)
+    return parser
+
+
+def _seeds(text: str) -> list[int]:
+    if "-" in text:
+        first, last = text.split("-")
+        return list(range(int(first), int(last) + 1))
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

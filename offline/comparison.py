@@ -1,0 +1,144 @@
+"""Versions side by side, in words and figures: which is better, or that they cannot be told apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from model_store.store import ModelStore
+from offline.baselines import cheap_rows
+from offline.bootstrap import Contrast, compare, user_intervals
+from offline.metrics import EventScores, Floats
+from offline.run_config import RunRefused
+from offline.score_matrix import evaluate_scores
+from offline.version_scores import Row, Subset, queries_of, resolve, scores_of, split_of
+from offline.workspace import Workspace
+
+EXPERIMENTS = Path(__file__).parent / "EXPERIMENTS.md"
+HEADLINE = "ndcg@10"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Figures:
+    """One row of a table: mean over seeds of HR@10 and NDCG@10; interval over users of the latter's mean."""
+
+    name: str
+    seeds: int
+    ndcg10: float
+    low: float
+    high: float
+    hr10: float
+    per_event_SE: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    dataset: str
+    protocol: str
+    subset: Subset
+    seen_removed: bool
+    rows: list[Figures]
+    contrasts: list[Contrast]
+
+
+def side_by_side(
+    references: list[str],
+    *,
+    base: str | None,
+    subset: Subset,
+    seen_removed: bool,
+    cheap: bool,
+    store: ModelStore,
+    workspace: Workspace,
+) -> Table:
+    """Figures of each reference, and its contrast with `base` (one of them). RunRefused when splits differ."""
+    rows = [resolve(reference, store) for reference in references]
+    splits = {m.provenance.split_fingerprint: m for row in rows for m in row.versions}
+    if len(splits) > 1:
+        raise RunRefused("these versions were fitted to different splits: their figures cannot stand side by side")
+    data = split_of(next(iter(splits.values())))
+    queries = queries_of(data, subset)
+    measured = {
+        row.name: _seeds(row, subset, seen_removed=seen_removed, store=store, workspace=workspace) for row in rows
+    }
+    if cheap:
+        for name, scorer in cheap_rows(data.dataset).items():
+            measured[name] = [evaluate_scores(scorer, queries, seen_removed=seen_removed)]
+    figures = [_figures(name, scores) for name, scores in measured.items()]
+    contrasts: list[Contrast] = []
+    base_name = None if base is None else resolve(base, store).name
+    if base_name is not None:
+        others = [row.name for row in figures if row.name != base_name]
+        contrasts = compare(
+            {row.name: row.per_event_SE for row in figures},
+            queries.users,
+            contrasts=[(name, base_name) for name in others],
+        )
+    return Table(data.dataset.name, data.dataset.protocol, subset, seen_removed, figures, contrasts)
+
+
+def _seeds(
+    row: Row, subset: Subset, *, seen_removed: bool, store: ModelStore, workspace: Workspace
+) -> list[EventScores]:
+    return [
+        scores_of(m, subset=subset, seen_removed=seen_removed, store=store, workspace=workspace) for m in row.versions
+    ]
+
+
+def _figures(name: str, seeds: list[EventScores]) -> Figures:
+    ndcg_SE = np.stack([scores.values(HEADLINE) for scores in seeds])
+    hr = float(np.mean([scores.values("hr@10").mean() for scores in seeds]))
+    low, high = user_intervals(ndcg_SE.mean(axis=0)[:, None], seeds[0].users)
+    return Figures(name, len(seeds), float(ndcg_SE.mean()), float(low[0]), float(high[0]), hr, ndcg_SE)
+
+
+def as_text(table: Table) -> str:
+    """The table in Markdown."""
+    seen = "seen items removed" if table.seen_removed else "seen items kept"
+    lines = [
+        f"{table.dataset}, {table.protocol}, {table.subset}, {seen}; full ranking",
+        "",
+        "| row | seeds | NDCG@10 | 95 % interval over users | HR@10 |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {r.name} | {r.seeds} | {r.ndcg10:.4f} | {r.low:.4f} to {r.high:.4f} | {r.hr10:.4f} |"
+            for r in table.rows
+        ),
+    ]
+    if table.contrasts:
+        lines += [
+            "",
+            "| contrast | relative NDCG@10 | 95 % interval | p (Holm) | smallest detectable |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {c.family} against {c.base} | {c.relative:+.1%} | {c.relative_low:+.1%} to {c.relative_high:+.1%} "
+            f"| {c.p_holm:.3f} | {c.detectable_relative:.1%} |"
+            for c in table.contrasts
+        ]
+    return "\n".join(lines)
+
+
+def verdict(table: Table) -> str:
+    """For two versions: one sentence that claims no more than the interval does."""
+    (contrast,) = table.contrasts
+    interval = f"{contrast.relative_low:+.1%} to {contrast.relative_high:+.1%}"
+    by = f"on these users: NDCG@10 {contrast.relative:+.1%} ({interval})."
+    if contrast.relative_low > 0:
+        return f"{contrast.family} is better than {contrast.base} {by}"
+    if contrast.relative_high < 0:
+        return f"{contrast.family} is worse than {contrast.base} {by}"
+    return (
+        f"The two cannot be told apart on these users: NDCG@10 differs by {contrast.relative:+.1%}, and the interval "
+        f"({interval}) holds 0. With this many users a difference of {contrast.detectable_relative:.0%} would show."
+    )
+
+
+def record_final(table: Table, command: str) -> None:
+    """Every look at test events is counted: a dated entry at the end of EXPERIMENTS.md."""
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
+    with EXPERIMENTS.open("a") as out:
+        out.write(f"\n### Look at test, {now} UTC\n\n`{command}`\n\n{as_text(table)}\n")

@@ -1,0 +1,181 @@
+"""E4SRec: ID vectors inside a language model, the state after each item predicts the next one.
+
+Li et al., 2023, "E4SRec: An Elegant Effective Efficient Extensible Solution of Large Language Models for Sequential
+Recommendation"; what we do otherwise stands in families.md, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from pydantic import NonNegativeFloat, PositiveInt, field_validator, model_validator
+from torch import Tensor, nn
+
+import offline.recipe
+from model_store.base_models import BaseModel as Base
+from model_store.bundle import Bundle
+from model_store.encoders.language_model import (
+    AllPositionsLanguageModelEncoder,
+    LanguageModelConfig,
+    ResidualConfig,
+    encoder_on,
+)
+from model_store.encoders.sequence import SequenceEncoder
+from model_store.token_blocks import CompactVocabulary, compact_vocabulary, tokenize_blocks
+from offline.injected_items import ItemProjector
+from offline.item_text import check_template, item_texts
+from offline.language_model_export import language_model_parts
+from offline.language_models import LanguageModel, text_vectors
+from offline.read_out_objective import ReadOutNextItem, TiedItems
+from offline.recipe import TrainedModel
+from offline.sequences import SequenceDataset
+from offline.training import FitPlan, fit
+from offline.validation import Validation
+from offline.windows import training_windows
+
+BETAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+
+class Recipe(offline.recipe.Recipe):
+    """items_from: the SASRec version whose item vectors the tied matrix starts from.
+
+    history_input: `id`, `sum` (ID and text vector added) or `tokens+id` (text tokens, then the ID vector's place).
+    residual: query = u_SASRec + beta * u_LM with the item matrix frozen; beta is chosen on validation, and 0 means
+    that the language model adds nothing.
+    """
+
+    items_from: str
+    history_input: Literal["id", "sum", "tokens+id"] = "sum"
+    item_text: str = "{title} ({year}) | {categories}"
+    max_text_tokens: PositiveInt = 48
+    prompt: str = "Films in the order they were chosen, oldest first:\n"
+    max_history: PositiveInt = 50
+    dropout: NonNegativeFloat = 0.2
+    train_items: bool = True
+    residual: bool = False
+    branch_drop: NonNegativeFloat = 0.25
+    lm: LanguageModel = LanguageModel()
+    fit: FitPlan = FitPlan(
+        learning_rate=5e-4, item_learning_rate=1e-4, warmup_steps=50, epochs=30, evaluate_every=1, patience=4, clip=1.0
+    )
+
+    @field_validator("item_text")
+    @classmethod
+    def _known_fields(cls, template: str) -> str:
+        return check_template(template)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.residual and self.train_items and "train_items" in self.model_fields_set:
+            raise ValueError(
+                "residual = true freezes the item matrix (the SASRec beside it must keep its own): "
+                "set train_items = false"
+            )
+        return self
+
+    def parent_references(self) -> dict[str, str]:
+        return {"items_from": self.items_from}
+
+    def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
+        torch.manual_seed(self.seed)
+        start = parents["items_from"]
+        base = self.lm.open()
+        encoder = self._encoder(dataset, base, start)
+        adapted = self.lm.with_adapters(encoder.lm)
+        items_ND = torch.from_numpy(start.index.vectors_ND).clone()
+        objective = ReadOutNextItem(
+            encoder,
+            TiedItems(items_ND, trainable=self.train_items and not self.residual),
+            projector=self._projector(dataset, base, items_ND.shape[1]),
+            dropout=self.dropout,
+            branch_drop=self.branch_drop,
+        )
+        validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)
+        progress = fit(
+            objective,
+            training_windows(dataset.train, self.max_history),
+            plan=self.fit,
+            validate=lambda: validation.ndcg10(encoder, objective.refresh()),
+            checkpoints=checkpoints,
+            seed=self.seed,
+        )
+        item_vectors_ND = objective.cpu().eval().refresh()
+        log = progress.figures()
+        if self.residual:
+            log |= _choose_beta(encoder, item_vectors_ND, validation)
+        parts = language_model_parts(
+            "e4srec",
+            dataset,
+            encoder,
+            item_vectors_ND=item_vectors_ND,
+            settings=self.lm,
+            adapted=adapted,
+            base=base,
+            adapter_folder=checkpoints / "adapter",
+        )
+        return TrainedModel(parts, log=log)
+
+    def _encoder(self, dataset: SequenceDataset, base: Base, start: Bundle) -> AllPositionsLanguageModelEncoder:
+        prefix = tokenize_blocks(base.tokenizer_file, [self.prompt])
+        config = LanguageModelConfig(
+            lm=base.config,
+            items=len(dataset.catalog),
+            dim=start.manifest.dim,
+            max_history=self.max_history,
+            jump=max(1, self.max_history // 4),
+            item_input="tokens+vector" if self.history_input == "tokens+id" else "vector",
+            prefix=tuple(prefix.tokens.tolist()),
+            dtype=self.lm.dtype,
+            residual=self._residual(start),
+        )
+        encoder = encoder_on(config, base, items=self._item_tokens(dataset, base))
+        assert isinstance(encoder, AllPositionsLanguageModelEncoder)
+        if self.residual:
+            encoder.residual_sequence.load_state_dict(start.encoder.state_dict())
+            encoder.residual_sequence.requires_grad_(False)
+            # Step 0 is the SASRec it starts from, exactly.
+            nn.init.zeros_(encoder.head[-1].weight)  # type: ignore[arg-type]
+            nn.init.zeros_(encoder.head[-1].bias)  # type: ignore[arg-type]
+        return encoder
+
+    def _residual(self, start: Bundle) -> ResidualConfig | None:
+        if not self.residual:
+            return None
+        if not isinstance(start.encoder, SequenceEncoder) or start.encoder.max_history < self.max_history:
+            raise ValueError(
+                "residual = true needs items_from to be a SASRec that reads at least "
+                f"max_history = {self.max_history} items"
+            )
+        return ResidualConfig(sequence=start.encoder.config, beta=1.0)
+
+    def _item_tokens(self, dataset: SequenceDataset, base: Base) -> CompactVocabulary | None:
+        if self.history_input != "tokens+id":
+            return None
+        texts = [f" {text}\n" for text in item_texts(dataset.items, self.item_text)]
+        return compact_vocabulary(tokenize_blocks(base.tokenizer_file, texts, max_tokens=self.max_text_tokens))
+
+    def _projector(self, dataset: SequenceDataset, base: Base, dim: int) -> ItemProjector:
+        text_NH = None
+        if self.history_input == "sum":
+            texts = item_texts(dataset.items, self.item_text)
+            text_NH = text_vectors(self.lm, texts, max_tokens=self.max_text_tokens).unit_NH
+        return ItemProjector(dim=dim, text_NH=text_NH, hidden=base.hidden, input_std=base.input_std)
+
+
+def _choose_beta(
+    encoder: AllPositionsLanguageModelEncoder, item_vectors_ND: Tensor, validation: Validation
+) -> dict[str, object]:
+    """Sets the encoder's beta to the best on validation (the smallest among equals)."""
+    residual = encoder.config.residual
+    assert residual is not None
+    figures: dict[float, float] = {}
+    for beta in BETAS:
+        changed = residual.model_copy(update={"beta": beta})
+        encoder.config = encoder.config.model_copy(update={"residual": changed})
+        figures[beta] = validation.ndcg10(encoder, item_vectors_ND)
+    best = max(figures, key=lambda beta: (figures[beta], -beta))
+    encoder.config = encoder.config.model_copy(update={"residual": residual.model_copy(update={"beta": best})})
+    return {"beta": best, "ndcg@10_by_beta": {str(beta): figure for beta, figure in figures.items()}}

@@ -1,0 +1,46 @@
+"""Items as one token each: vectors in the language model's input space, made of ID vectors, text vectors or both."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+ItemVectors = Literal["id", "text_vector", "sum"]
+
+
+class ItemProjector(nn.Module):
+    """P(v_i / std(V)) * std(E) + Q(t_i) * std(E) (families.md, "What the LLM reads").
+
+    P: a two-layer GELU MLP d -> H -> H over ID vectors. Q: linear over centred text vectors of unit variance. std(E)
+    brings both to the scale of the base's own token inputs.
+    """
+
+    def __init__(self, *, dim: int | None, text_NH: Tensor | None, hidden: int, input_std: float) -> None:
+        super().__init__()
+        assert dim is not None or text_NH is not None
+        self.input_std = input_std
+        self.ids = None if dim is None else nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden))
+        self.text_NH: Tensor | None
+        self.register_buffer(
+            "text_NH", None if text_NH is None else text_NH * text_NH.shape[1] ** 0.5, persistent=False
+        )
+        self.text = None if text_NH is None else nn.Linear(hidden, hidden)
+
+    def forward(self, rows_T: Tensor, item_vectors_ND: Tensor | None) -> Tensor:
+        """float32 [T, H] for item rows int64 [T]."""
+        parts: list[Tensor] = []
+        if self.ids is not None:
+            assert item_vectors_ND is not None
+            parts.append(self.ids(item_vectors_ND[rows_T] / item_vectors_ND.detach().std()))
+        if self.text is not None:
+            assert self.text_NH is not None
+            parts.append(self.text(self.text_NH[rows_T]))
+        return torch.stack(parts).sum(0) * self.input_std
+
+    @torch.no_grad()
+    def table(self, items: int, item_vectors_ND: Tensor | None) -> Tensor:
+        """float32 [N, H]: what the bundle stores."""
+        device = next(self.parameters()).device
+        return torch.cat([self(rows.to(device), item_vectors_ND) for rows in torch.arange(items).split(4096)])

@@ -1,0 +1,84 @@
+"""From a trained language-model objective to the parts that a bundle holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from model_store import base_models
+from model_store.encoders.history import HistoryBatch
+from model_store.encoders.language_model import LanguageModelEncoder
+from model_store.staging import BundleParts
+from offline.golden_histories import golden_histories
+from offline.language_models import LanguageModel, save_adapter
+from offline.sequences import SequenceDataset
+
+
+def language_model_parts(
+    family: str,
+    dataset: SequenceDataset,
+    encoder: LanguageModelEncoder,
+    *,
+    item_vectors_ND: Tensor,
+    settings: LanguageModel,
+    adapted: PeftModel,
+    base: base_models.BaseModel,
+    adapter_folder: Path,
+) -> BundleParts:
+    """encoder: as trained, its item inputs up to date. What is served has the adapters merged in float32, cast once."""
+    served = _with_decoder(encoder, settings.merged(adapted))
+    return BundleParts(
+        family=family,
+        catalog=dataset.catalog,
+        encoder=served,
+        item_vectors_ND=item_vectors_ND.detach().float().cpu().clone(),
+        golden_histories=golden_histories(dataset.train),
+        controls=_controls(served, settings),
+        adapter=save_adapter(adapted, adapter_folder),
+        tokenizer=base.tokenizer_file,
+        base=base.identity,
+    )
+
+
+def _with_decoder(encoder: LanguageModelEncoder, lm: PreTrainedModel) -> LanguageModelEncoder:
+    """The same encoder around another decoder; everything else is copied."""
+    made = encoder.config.build(lm)
+    ours = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("lm.")}
+    missing, unexpected = made.load_state_dict(ours, strict=False)
+    assert not unexpected
+    assert all(name.startswith("lm.") for name in missing)
+    return made.eval().requires_grad_(False)
+
+
+def _controls(served: LanguageModelEncoder, settings: LanguageModel) -> Mapping[str, Callable[[HistoryBatch], Tensor]]:
+    """The encode without one of its parts: the golden queries must notice each."""
+
+    def without_adapter(histories: HistoryBatch) -> Tensor:
+        return _encode(_with_decoder(served, settings.open().lm), histories)
+
+    def without_projector(histories: HistoryBatch) -> Tensor:
+        stripped = deepcopy(served)
+        for module in stripped.head.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.weight)
+        return _encode(stripped, histories)
+
+    def without_item_table(histories: HistoryBatch) -> Tensor:
+        stripped = deepcopy(served)
+        table = stripped.item_inputs if stripped.config.item_input != "tokens" else stripped.token_inputs
+        table.zero_()
+        return _encode(stripped, histories)
+
+    return {"adapter": without_adapter, "projector": without_projector, "item table": without_item_table}
+
+
+@torch.inference_mode()
+def _encode(encoder: LanguageModelEncoder, histories: HistoryBatch) -> Tensor:
+    vectors_BD: Tensor = encoder(histories)
+    return vectors_BD

@@ -1,0 +1,100 @@
+"""Next item from a language model's read-outs: the loss that E4SRec and Contriever-Rec share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from model_store.encoders.history import HistoryBatch
+from model_store.encoders.language_model import AllPositionsLanguageModelEncoder
+from offline.injected_items import ItemProjector
+from offline.training import Objective
+from offline.windows import inputs_and_targets
+
+
+class TiedItems(nn.Module):
+    """One ID matrix that is both what the language model reads and what query vectors are matched with."""
+
+    def __init__(self, start_ND: Tensor, *, trainable: bool = True) -> None:
+        super().__init__()
+        self.vectors_ND = nn.Parameter(start_ND.detach().clone(), requires_grad=trainable)
+
+    def forward(self, targets_T: Tensor | None = None) -> Tensor:  # noqa: ARG002 - all items learn, targets or not
+        """float32 [N, D]."""
+        return self.vectors_ND
+
+
+class ReadOutNextItem(Objective):
+    """Full-softmax cross entropy after every item; gradient reaches adapters, projector, head and item side.
+
+    items: a module that gives the item vectors [N, D]; called with a batch's targets in training, without otherwise.
+    projector: makes injected vectors (None: text alone).
+    groups_N: items of one number are never each other's negatives (families.md, "Masked").
+    dropout: at the inputs and at the read-outs; the language model itself has none.
+    branch_drop: share of sequences in which the residual's sequence encoder is silent, so that the language model's
+        branch learns what it does not already know.
+    largest_scale: clamps the learnt 1 / temperature.
+    """
+
+    groups_N: Tensor | None
+
+    def __init__(
+        self,
+        encoder: AllPositionsLanguageModelEncoder,
+        items: nn.Module,
+        *,
+        projector: ItemProjector | None,
+        groups_N: Tensor | None = None,
+        dropout: float = 0.0,
+        branch_drop: float = 0.25,
+        largest_scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.items = items
+        self.projector = projector
+        self.dropout = nn.Dropout(dropout)
+        self.branch_drop = branch_drop
+        self.largest_scale = largest_scale
+        alone = groups_N is None or len(torch.unique(groups_N)) == len(groups_N)
+        self.register_buffer("groups_N", None if alone else groups_N, persistent=False)
+
+    def item_parameters(self) -> list[nn.Parameter]:
+        return list(self.items.parameters()) if isinstance(self.items, TiedItems) else []
+
+    def forward(self, windows: HistoryBatch) -> Tensor:
+        inputs, targets_T = inputs_and_targets(windows)
+        targets_T = targets_T.to(self.encoder.scale.device)
+        if self.largest_scale is not None:
+            self.encoder.scale.data.clamp_(max=self.largest_scale)
+        vectors_ND = self.items(targets_T)
+        logits_TN = self._users(inputs, vectors_ND) @ vectors_ND.T
+        return cross_entropy(self._without_twins(logits_TN, targets_T), targets_T)
+
+    @torch.no_grad()
+    def refresh(self) -> Tensor:
+        """Puts the current injected vectors into the encoder, so that it encodes as served; returns the item vectors."""
+        vectors_ND: Tensor = self.items()
+        if self.projector is not None:
+            table_NH = self.projector.table(len(vectors_ND), vectors_ND)
+            self.encoder.item_inputs.copy_(table_NH)
+        return vectors_ND.detach()
+
+    def _users(self, inputs: HistoryBatch, vectors_ND: Tensor) -> Tensor:
+        injected_TH = None
+        if self.projector is not None:
+            injected_TH = self.dropout(self.projector(inputs.rows.long().to(vectors_ND.device), vectors_ND))
+        users_TD = self.encoder.project(self.dropout(self.encoder.read_outs(inputs, injected_TH)))
+        if self.encoder.config.residual is None:
+            return users_TD
+        speaks_B = torch.rand(len(inputs)) >= self.branch_drop
+        speaks_T1 = torch.repeat_interleave(speaks_B, inputs.lengths)[:, None].to(users_TD)
+        return speaks_T1 * self.encoder.residual_sequence.forward_positions(inputs) + users_TD
+
+    def _without_twins(self, logits_TN: Tensor, targets_T: Tensor) -> Tensor:
+        if self.groups_N is None:
+            return logits_TN
+        twins_TN = self.groups_N[targets_T][:, None] == self.groups_N[None, :]
+        twins_TN[torch.arange(len(targets_T), device=twins_TN.device), targets_T] = False
+        return logits_TN.masked_fill(twins_TN, float("-inf"))

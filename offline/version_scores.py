@@ -1,0 +1,88 @@
+"""Per-event scores of published versions, measured once and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from model_store.manifest import Manifest
+from model_store.store import ModelStore
+from offline import datasets
+from offline.datasets import DataConfig
+from offline.evaluation import evaluate
+from offline.metrics import EventScores
+from offline.run_config import RunRefused
+from offline.sequences import Queries, Split
+from offline.splits import Protocol, split
+from offline.workspace import Workspace
+
+Subset = Literal["validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a comparison: the versions that one run made, a seed each."""
+
+    name: str
+    versions: tuple[Manifest, ...]
+
+
+def resolve(reference: str, store: ModelStore) -> Row:
+    """A version, or `run:NAME` for the newest version of every seed of that run. RunRefused when there is none."""
+    if not reference.startswith("run:"):
+        manifest = store.manifest(reference)
+        return Row(reference, (manifest,))
+    name = reference.removeprefix("run:")
+    newest: dict[int, Manifest] = {}
+    for manifest in store.list():
+        if manifest.provenance.run == name:
+            newest[manifest.provenance.seed] = manifest
+    if not newest:
+        raise RunRefused(f"{reference}: the store has no version of that run")
+    return Row(name, tuple(newest[seed] for seed in sorted(newest)))
+
+
+@lru_cache(maxsize=4)
+def _load_split(data: str, protocol: Protocol) -> Split:
+    config: DataConfig = TypeAdapter(DataConfig).validate_json(data)
+    return split(datasets.load(config), protocol)
+
+
+def split_of(manifest: Manifest) -> Split:
+    """The data that a version was fitted to, loaded again; RunRefused when it is not the same any more."""
+    provenance = manifest.provenance
+    config: DataConfig = TypeAdapter(DataConfig).validate_python(provenance.data)
+    protocol: Protocol = TypeAdapter(Protocol).validate_python(provenance.protocol)
+    found = _load_split(TypeAdapter(DataConfig).dump_json(config).decode(), protocol)
+    if found.dataset.split_fingerprint != provenance.split_fingerprint:
+        raise RunRefused(f"{manifest.version}: {provenance.dataset} has changed since this version was fitted to it")
+    return found
+
+
+def queries_of(data: Split, subset: Subset) -> Queries:
+    return data.test if subset == "test" else data.dataset.validation
+
+
+def scores_of(
+    manifest: Manifest, *, subset: Subset, seen_removed: bool, store: ModelStore, workspace: Workspace
+) -> EventScores:
+    """From the file that ships, by full ranking; kept in the workspace as ranks and lists, so a second look is free."""
+    file = workspace.scores_file(manifest.version, f"{subset}-{'unseen' if seen_removed else 'all'}")
+    queries = queries_of(split_of(manifest), subset)
+    if file.exists():
+        return _read(file, queries, seen_removed=seen_removed)
+    scores = evaluate(store.open(manifest.version), queries, seen_removed=seen_removed)
+    fresh = file.with_suffix(".new.npz")
+    np.savez_compressed(fresh, top_rows=scores.top_rows)
+    fresh.rename(file)
+    return scores
+
+
+def _read(file: Path, queries: Queries, *, seen_removed: bool) -> EventScores:
+    with np.load(file, allow_pickle=False) as saved:
+        return EventScores.of(queries.users, queries.targets, top_rows=saved["top_rows"], seen_removed=seen_removed)
