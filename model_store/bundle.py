@@ -13,7 +13,8 @@ from model_store.catalog import ItemCatalog
 from model_store.encoder_files import read_encoder
 from model_store.encoders.history import Encoded, Growing, HistoryBatch, QueryEncoder, UserState
 from model_store.golden import GoldenQueries
-from model_store.item_index import Floats, ItemIndex
+from model_store.index_memory import Floats
+from model_store.item_index import ItemIndex
 from model_store.manifest import Manifest
 from model_store.ranker import Ranker
 from model_store.retrieval import Candidates, Rows, Want

@@ -14,15 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model_store.index_memory import Floats, on_gpu, view
 from model_store.retrieval import Candidates, Rows, Want
-
-Floats = npt.NDArray[np.float32]
 
 MARGIN = 16  # fetched beyond what a want needs, so that near-ties at the k-th place rarely need a second search
 FETCH_LIMIT = 2048  # the GPU index returns no more; past it the whole matrix is scored
 FLOAT32_SAFE = 1e37  # inner products below it cannot overflow on the way
 GATHER = 8192  # rows that are copied out of the matrix at a time
-GPU_SCRATCH_BYTES = 64 << 20  # FAISS reserves about 1.5 GB by itself
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,14 +49,14 @@ class ItemIndex:
     def __init__(self, index: faiss.IndexFlatIP, *, device: str = "cpu") -> None:
         self._index = index
         self.device = torch.device(device if faiss.get_num_gpus() else "cpu")
-        self.vectors_ND = _view(index)
+        self.vectors_ND = view(index)
         squares_N = np.einsum("nd,nd->n", self.vectors_ND, self.vectors_ND, dtype=np.float64)
         self.max_norm = math.sqrt(float(squares_N.max()))
         # FAISS multiplies by BLAS only from nq * d >= 128,000 on, which leaves batches of up to 166 queries at d = 768
         # four times slower. The value is global to the process: the index made last decides, and all of one
         # process are close enough in d for that.
         faiss.cvar.distance_compute_blas_threshold = 4 * self.dim
-        self._searched = index if self.device.type == "cpu" else _on_gpu(index, self.device)
+        self._searched = index if self.device.type == "cpu" else on_gpu(index, self.device)
 
     @classmethod
     def of(cls, vectors_ND: Floats | Tensor, *, device: str = "cpu") -> ItemIndex:
@@ -211,33 +209,7 @@ class ItemIndex:
         return torch.from_numpy(self.vectors_ND).to(self.device)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _IndexMemory:
-    """Lends the memory of an index as an array that keeps the index alive."""
-
-    index: faiss.IndexFlatIP
-
-    @property
-    def __array_interface__(self) -> dict[str, object]:
-        shape = (int(self.index.ntotal), int(self.index.d))
-        address = faiss.rev_swig_ptr(self.index.get_xb(), shape[0] * shape[1]).ctypes.data
-        return {"version": 3, "shape": shape, "typestr": "<f4", "data": (address, False)}
-
-
-def _view(index: faiss.IndexFlatIP) -> Floats:
-    return np.asarray(_IndexMemory(index))
-
-
 def _float32(vectors: Floats | Tensor) -> Floats:
     if isinstance(vectors, Tensor):
         vectors = vectors.detach().float().cpu().numpy()
     return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
-def _on_gpu(index: faiss.IndexFlatIP, device: torch.device) -> faiss.GpuIndexFlatIP:
-    resources = faiss.StandardGpuResources()
-    resources.setTempMemory(GPU_SCRATCH_BYTES)
-    config = faiss.GpuIndexFlatConfig()
-    config.device = device.index or 0
-    config.useFloat16 = False  # it would round the queries too
-    return faiss.GpuIndexFlatIP(resources, index, config)  # the wrapper keeps `resources` alive

@@ -94,6 +94,8 @@ def write_parts(
 
 
 def _check(parts: BundleParts) -> None:
+    if parts.ranker is not None or parts.fallback is not None:
+        raise ValueError("a bundle cannot hold a ranker or a fallback encoder yet")
     shape = (len(parts.catalog), parts.encoder.dim)
     if tuple(parts.item_vectors_ND.shape) != shape:
         raise ValueError(f"item vectors have shape {tuple(parts.item_vectors_ND.shape)}, not {shape}")

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_store import item_index
-from model_store.item_index import Floats, ItemIndex
+from model_store.index_memory import Floats
+from model_store.item_index import ItemIndex
 from model_store.retrieval import Candidates, Rows, Want
 
 
