@@ -43,4 +43,4 @@ class ItemProjector(nn.Module):
     def table(self, items: int, item_vectors_ND: Tensor | None) -> Tensor:
         """float32 [N, H]: what the bundle stores."""
         device = next(self.parameters()).device
-        return torch.cat([self(rows.to(device), item_vectors_ND) for rows in torch.arange(items).split(4096)])
+        return torch.cat([self(rows.to(device), item_vectors_ND) for rows in torch.split(torch.arange(items), 4096)])

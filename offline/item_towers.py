@@ -59,7 +59,7 @@ class CachedTower(nn.Module):
         if targets_T is None:
             return self.cache_ND
         self._steps += 1
-        rows = targets_T.unique()
+        rows = torch.unique(targets_T)
         if len(rows) > MOST_TARGETS:
             rows = rows[torch.randperm(len(rows), device=rows.device)[:MOST_TARGETS]]
         return self.cache_ND.index_copy(0, rows, self._encode(rows))
@@ -68,7 +68,7 @@ class CachedTower(nn.Module):
     def _rebuild(self) -> None:
         lengths = self._blocks.offsets.diff()
         order = lengths.argsort(stable=True)
-        for rows in order.split(256):
+        for rows in torch.split(order, 256):
             rows = rows.to(self.cache_ND.device)
             self.cache_ND[rows] = self._encode(rows)
 
@@ -82,5 +82,5 @@ class CachedTower(nn.Module):
         with torch.no_grad():
             inputs_SH = embedding(tokens_S)
         states_SH = read_row(lm, inputs_SH, positions_S, Packed(lengths)).float()
-        means_RH = torch.stack([part.mean(0) for part in states_SH.split(lengths)])
+        means_RH = torch.stack([part.mean(0) for part in torch.split(states_SH, lengths)])
         return normalize(self.head(means_RH), dim=-1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping
 from importlib.metadata import version as package_version
@@ -64,7 +63,7 @@ def _publish(trained: TrainedModel, data: Split, *, store: ModelStore, provenanc
         metrics = evaluation.summarise(scores, dataset=data.dataset, subset="validation")
         return store.publish(staged, metrics=metrics)
     except BaseException:
-        shutil.rmtree(staged.folder, ignore_errors=True)
+        staged.discard()
         raise
 
 

@@ -74,7 +74,7 @@ class ReadOutNextItem(Objective):
 
     @torch.no_grad()
     def refresh(self) -> Tensor:
-        """Puts the current injected vectors into the encoder, so that it encodes as served; returns the item vectors."""
+        """Puts the current injected vectors into the encoder, so that it encodes as served; the item vectors."""
         vectors_ND: Tensor = self.items()
         if self.projector is not None:
             table_NH = self.projector.table(len(vectors_ND), vectors_ND)

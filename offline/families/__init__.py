@@ -17,6 +17,6 @@ def recipe_class(family: str) -> type[Recipe]:
     """ValueError with the known names when there is no such family."""
     if family not in names():
         raise ValueError(f"there is no family {family!r}; known: {', '.join(names())}")
-    found = import_module(f"{__name__}.{family}").Recipe
+    found: type[Recipe] = import_module(f"{__name__}.{family}").Recipe
     assert issubclass(found, Recipe)
     return found
