@@ -98,4 +98,5 @@ class Block(nn.Module):
         dropout = self.dropout if self.training else 0.0
         mixed = scaled_dot_product_attention(query, key, value, is_causal=True, dropout_p=dropout)
         x_BTD = x_BTD + self.residual_dropout(self.output(mixed.transpose(1, 2).reshape(B, T, D)))
-        return x_BTD + self.feed_forward(x_BTD)
+        mixed_BTD: Tensor = x_BTD + self.feed_forward(x_BTD)
+        return mixed_BTD
