@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import uvicorn
 
 from app.loading import Loader
 from app.main import create_app
+from app.server import server_config
 from app.service import Service
 from app.settings import Settings
 from model_store.bundle import Bundle
@@ -91,8 +92,7 @@ class Running:
 def running(settings: Settings) -> Iterator[Running]:
     app = create_app(settings)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http="httptools", loop="uvloop", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(app, settings))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -111,11 +111,22 @@ def prepare_here(loader: Loader, folder: Path) -> Path:
     return prepare(folder, loader._cache)
 
 
-@pytest.fixture(scope="session")
-def in_process() -> Iterator[None]:
+@contextmanager
+def without_child() -> Iterator[None]:
     """Prepares bundles in this process: a child costs seconds of imports. `test_loading` has the real one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loader, "_prepare", prepare_here)
+        yield
+
+
+@pytest.fixture(scope="session")
+def childless() -> Callable[[], AbstractContextManager[None]]:
+    return without_child
+
+
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    with without_child():
         yield
 
 
@@ -152,15 +163,16 @@ def pair(tmp_path: Path) -> Pair:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory, in_process: None) -> Iterator[Running]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server with both versions in memory and an embedded Redis, for tests that leave its labels as they are."""
     folder = tmp_path_factory.mktemp("service")
     make_pair(folder / "store")
     settings = Settings(store=folder / "store", data=folder / "data", poll_seconds=0.05)
-    with running(settings) as server:
-        server.ready()
-        while server.service.versions.current().previous is None:
-            time.sleep(0.02)
+    with ExitStack() as stack:
+        with without_child():
+            server = stack.enter_context(running(settings)).ready()
+            while server.service.versions.current().previous is None:
+                time.sleep(0.02)
         yield server
 
 

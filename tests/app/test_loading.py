@@ -1,0 +1,131 @@
+"""Loading by the real child process, while the service answers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.batching import Batcher
+from app.loading import Loader, LoadFailed, Phase
+from app.metrics import Metrics
+from app.settings import Settings
+from app.work import Recommendation
+
+if TYPE_CHECKING:
+    from tests.app.conftest import Pair, Running
+
+STALL_SECONDS = 0.05
+
+
+class OpenedFiles:
+    """Paths that this process opens from Python while it is on. An audit hook cannot be taken away again."""
+
+    def __init__(self) -> None:
+        self.on, self.paths = False, list[str]()
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.on and event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            self.paths.append(os.fsdecode(arguments[0]))
+
+
+def weights(version: Path) -> set[str]:
+    return {str(file) for file in version.rglob("*") if file.suffix in (".safetensors", ".faiss", ".parquet")}
+
+
+@pytest.mark.slow
+def test_a_load_opens_no_weights_of_the_store_and_stalls_nobody(
+    pair: Pair,
+    published: Callable[..., str],
+    serve: Callable[[Settings], AbstractContextManager[Running]],
+    childless: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """A machine that is busy with something else can stall any process; a load that stalls does so every time."""
+    opened = OpenedFiles()
+    settings = Settings(store=pair.store.root, data=pair.store.root / "data", redis_url="none", poll_seconds=0.05)
+    stalls = []
+    with ExitStack() as stack:
+        with childless():
+            server = stack.enter_context(serve(settings)).ready()
+            while server.service.versions.current().previous is None:
+                time.sleep(0.02)
+        for attempt in range(3):
+            version = published(pair.store, "big", items=20_000, dim=64, seed=attempt)
+            opened.on = True
+            stalls.append(_longest_stall(server, pair, version))
+            opened.on = False
+            assert not set(opened.paths) & weights(pair.store.folder(version))
+            assert any("prepared" in path for path in opened.paths), "the copy was opened, so the hook does hear"
+            if stalls[-1] < STALL_SECONDS:
+                break
+    assert min(stalls) < STALL_SECONDS, stalls
+
+
+def _longest_stall(server: Running, pair: Pair, version: str) -> float:
+    """Of the event loop, from the move of the label until the version answers."""
+    loop = server.service.batcher._loop
+
+    async def lag() -> float:
+        longest, before = 0.0, time.perf_counter()
+        while server.service.versions.current().live.version != version:
+            await asyncio.sleep(0.002)
+            now = time.perf_counter()
+            longest, before = max(longest, now - before - 0.002), now
+        return longest
+
+    longest = asyncio.run_coroutine_threadsafe(lag(), loop)
+    pair.store.activate(version, by="test")
+    while not longest.done():
+        assert server.http.post("/v1/recommend", json={"history": ["beta-1"]}).status_code == 200
+        time.sleep(0.02)
+    return longest.result()
+
+
+def load(folder: Path, cache: Path, seconds: float = 120.0) -> tuple[list[Phase], float]:
+    """The phases, and the seconds that the longest history is then believed to take."""
+    phases: list[Phase] = []
+    metrics = Metrics()
+
+    async def run() -> float:
+        batcher = Batcher(metrics)
+        loader = Loader(cache, batcher, metrics, device="cpu", load_seconds=seconds)
+        try:
+            bundle = await loader.load(folder, phases.append)
+        finally:
+            loader.close()
+        return batcher.pace(bundle.version, Recommendation).seconds(bundle.manifest.max_history)
+
+    return phases, asyncio.run(run())
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_phases_of_a_load_and_what_warming_learns(pair: Pair, tmp_path: Path) -> None:
+    phases, believed = load(pair.store.folder(pair.beta), tmp_path / "cache")
+    assert phases == ["LOADING", "VALIDATING", "WARMING"]
+    assert 0 < believed < 5
+
+
+def test_the_child_says_why_it_refuses(pair: Pair, tmp_path: Path) -> None:
+    folder = pair.store.folder(pair.beta)
+    (folder / "items.parquet").unlink()
+    with pytest.raises(LoadFailed, match=r"items\.parquet"):
+        load(folder, tmp_path / "cache")
+
+
+def test_a_child_that_takes_too_long_is_ended(pair: Pair, tmp_path: Path) -> None:
+    with pytest.raises(LoadFailed, match="NAISEKI_LOAD_SECONDS"):
+        load(pair.store.folder(pair.beta), tmp_path / "cache", seconds=0.05)
+
+
+def test_a_cache_that_cannot_be_written(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(LoadFailed, match="cache"):
+        load(pair.store.folder(pair.beta), tmp_path / "cache")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, SettingsRefused
+
+
+def test_defaults_bind_loopback_without_keys() -> None:
+    settings = Settings.read({})
+    assert (settings.host, settings.port, settings.open) == ("127.0.0.1", 8000, True)
+    assert not settings.without_histories
+
+
+def test_the_environment_is_read() -> None:
+    settings = Settings.read(
+        {
+            "NAISEKI_STORE": "/somewhere",
+            "NAISEKI_PORT": "9",
+            "NAISEKI_API_KEYS": "one, two",
+            "NAISEKI_ADMIN_KEYS": "three",
+            "NAISEKI_REDIS_URL": "none",
+            "NAISEKI_KEEP_PREVIOUS": "false",
+            "NAISEKI_DEVICE": "  ",
+            "PATH": "x",
+        }
+    )
+    assert settings.store == Path("/somewhere")
+    assert settings.api_keys == ("one", "two")
+    assert settings.port == 9
+    assert settings.without_histories
+    assert not settings.keep_previous
+    assert settings.device == "auto"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org"])
+def test_no_keys_and_an_open_door_is_refused(host: str) -> None:
+    with pytest.raises(SettingsRefused, match="NAISEKI_API_KEYS"):
+        Settings.read({"NAISEKI_HOST": host})
+    assert Settings.read({"NAISEKI_HOST": host, "NAISEKI_ADMIN_KEYS": "k"}).host == host
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "::1"])
+def test_loopback_needs_no_key(host: str) -> None:
+    assert Settings.read({"NAISEKI_HOST": host}).open
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("PORT", "eighty"), ("PORT", "70000"), ("DEVICE", "tpu"), ("THREADS", "0"), ("POLL_SECONDS", "nan")],
+)
+def test_what_cannot_be_used_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsRefused, match=f"NAISEKI_{name}"):
+        Settings.read({f"NAISEKI_{name}": value})
+
+
+def test_a_misspelt_variable_is_mentioned(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        Settings.read({"NAISEKI_PROT": "8001"})
+    assert "NAISEKI_PROT" in caplog.text
+
+
+def test_keys_do_not_show() -> None:
+    settings = Settings.read({"NAISEKI_API_KEYS": "geheim", "NAISEKI_REDIS_URL": "redis://:geheim@host"})
+    assert "geheim" not in repr(settings)
