@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 import scipy.sparse
-import scipy.sparse.linalg
 
 from model_store.encoders.history import HistoryBatch
 from offline.metrics import Floats
+
+POWER_STEPS = 3
 
 
 def user_item_matrix(train: HistoryBatch, items: int) -> scipy.sparse.csr_array:
@@ -52,13 +53,19 @@ class Factors:
 def factorise(weights_NN: Floats, rank: int | None) -> Factors:
     """rank None, or N and above: left = B and right = I, which an inner product gives back as it is.
 
-    Below: the best factors of that rank (truncated SVD, singular values split evenly over both sides).
+    Below: truncated SVD, singular values split evenly over both sides, by subspace iteration with a fixed start
+    (Halko, Martinsson and Tropp, 2011, "Finding Structure with Randomness"): products of whole matrices, where
+    Lanczos would go through B once for each vector.
     """
     items = len(weights_NN)
     if rank is None or rank >= items:
         return Factors(weights_NN.astype(np.float32), np.eye(items, dtype=np.float32), 1.0)
-    start = np.random.default_rng(0).standard_normal(items)
-    left, values, right = scipy.sparse.linalg.svds(weights_NN, k=rank, v0=start)
-    kept = float((values**2).sum() / (weights_NN**2).sum())
-    root = np.sqrt(values)
-    return Factors((left * root).astype(np.float32), (right.T * root).astype(np.float32), kept)
+    matrix_NN = weights_NN.astype(np.float32)
+    width = min(items, rank + max(64, rank // 8))
+    basis_NW = np.random.default_rng(0).standard_normal((items, width), dtype=np.float32)
+    for _ in range(POWER_STEPS):
+        basis_NW = np.linalg.qr(matrix_NN.T @ np.linalg.qr(matrix_NN @ basis_NW).Q).Q
+    left, values, right = np.linalg.svd(matrix_NN @ basis_NW, full_matrices=False)
+    root = np.sqrt(values[:rank])
+    kept = float((values[:rank].astype(np.float64) ** 2).sum() / (weights_NN**2).sum())
+    return Factors(left[:, :rank] * root, (basis_NW @ right.T)[:, :rank] * root, kept)
