@@ -199,6 +199,19 @@ def test_bfloat16_stays_near_float32(make_encoder: Make, histories: HistoryBatch
     assert float(torch.cosine_similarity(exact, coarse).min()) > 0.99
 
 
+@torch.no_grad()
+def test_a_bfloat16_encoder_can_compute_in_float32(make_encoder: Make, histories: HistoryBatch) -> None:
+    encoder = make_encoder(item_input="tokens+vector", dtype="bfloat16")
+    coarse, state = encoder(histories), encoder.state_dict()
+    encoder.compute_in(torch.float32)
+    widened = encoder(histories)
+    exact = make_encoder(item_input="tokens+vector")
+    exact.load_state_dict(state)
+    assert torch.equal(widened, exact(histories))
+    assert not torch.equal(widened, coarse)
+    assert float(torch.cosine_similarity(widened, coarse).min()) > 0.99
+
+
 @pytest.mark.parametrize("spelling", [{"item_input": "vector"}, {"item_input": "tokens+vector", "pooling": "mean"}])
 def test_gradients_reach_the_item_vectors_and_equal_those_one_by_one(
     make_encoder: Make, histories: HistoryBatch, spelling: dict[str, Any]
