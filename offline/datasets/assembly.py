@@ -31,6 +31,8 @@ def assemble(events: pl.DataFrame, items: pl.DataFrame, config: DataConfig, *, f
     the user's previous one (a leading one the first that follows); users without any keep file order.
     """
     if config.min_rating is not None:
+        if events["rating"].null_count() == len(events):
+            raise DataRefused(file, "min_rating is set but no event has a rating", cure="name the column in `columns`")
         events = events.filter(pl.col("rating").is_null() | (pl.col("rating") >= config.min_rating))
     events = events.with_columns(user=_first_appearance(events["user_id"])).with_columns(
         time_ms=pl.col("time_ms").forward_fill().backward_fill().over("user").fill_null(-1)

@@ -12,8 +12,12 @@ from offline.datasets.interactions import Interactions
 
 
 def shuffle_ties(interactions: Interactions, seed: int) -> Interactions:
-    """Events of one user with the same time, in random order; another fingerprint and name, for it is other data."""
+    """Events of one user with the same time, in random order; another fingerprint and name, for it is other data.
+
+    Users without times keep the order of the file.
+    """
     draws = np.random.default_rng(seed).random(len(interactions.users))
+    draws[interactions.times_ms < 0] = 0.0
     order = np.lexsort((draws, interactions.times_ms, interactions.users))
     return replace(
         interactions,
@@ -24,7 +28,8 @@ def shuffle_ties(interactions: Interactions, seed: int) -> Interactions:
 
 
 def tied(interactions: Interactions) -> npt.NDArray[np.bool_]:
-    """bool[E]: whether the user has another event of the same time (users without times: all are tied)."""
+    """bool[E]: whether the user has another event of the same (known) time."""
     same = (np.diff(interactions.users) == 0) & (np.diff(interactions.times_ms) == 0)
+    same &= interactions.times_ms[1:] >= 0
     either: npt.NDArray[np.bool_] = np.concatenate([[False], same]) | np.concatenate([same, [False]])
     return either

@@ -71,6 +71,11 @@ def test_min_rating_drops_events(tmp_path: Path) -> None:
     assert told(load(config(tmp_path, events, min_rating=3)))["a"] == ["y", "z"]
 
 
+def test_min_rating_without_ratings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataRefused, match="no event has a rating"):
+        load(config(tmp_path, min_rating=3))
+
+
 def test_k_core_repeats_until_nothing_changes_and_leaves_no_empty_rows(tmp_path: Path) -> None:
     # z has one event; without it b has one; without b, y has one left.
     events = "user_id\titem_id\ttimestamp\na\tx\t1\na\tw\t2\nb\ty\t1\nb\tz\t2\nc\tx\t1\nc\tw\t2\nc\ty\t3\n"

@@ -18,6 +18,13 @@ def test_only_events_of_one_user_and_time_change_places(ml_100k: Interactions) -
     assert (ml_100k.item_rows[before] == shuffled.item_rows[after]).all()
 
 
+def test_users_without_times_keep_the_order_of_the_file(beauty: Interactions) -> None:
+    untimed = beauty.times_ms < 0
+    assert untimed.any()
+    assert not tied(beauty)[untimed].any()
+    assert (shuffle_ties(beauty, seed=0).item_rows[untimed] == beauty.item_rows[untimed]).all()
+
+
 def test_the_seed_decides_and_the_data_has_another_name(ml_100k: Interactions) -> None:
     first, again, other = (shuffle_ties(ml_100k, seed=seed) for seed in (1, 1, 2))
     assert (first.item_rows == again.item_rows).all()
