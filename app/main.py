@@ -50,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            app.openapi()  # takes a fifth of a second: not while somebody waits
             app.state.service = await _open(settings, metrics, stack)
             yield
 

@@ -66,13 +66,9 @@ def test_every_reference_leads_somewhere() -> None:
     assert set(references(description)) <= known
 
 
-@schema.exclude(path="/v1/rollback").parametrize()
+@schema.exclude(path="/v1/rollback").parametrize()  # type: ignore[untyped-decorator]
 @settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    database=None,
+    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
 def test_whatever_is_sent(case: schemathesis.Case, server: Running) -> None:
     """No label moves here: a generated version is never one of the store."""

@@ -188,7 +188,7 @@ def test_at_start_with_nothing_that_loads_the_reason_is_told(pair: Pair) -> None
 
     async def story(scene: Scene) -> None:
         await scene.until(lambda: scene.state(pair.alpha) == scene.state(pair.beta) == "FAILED")
-        with pytest.raises(Problem, match="FAILED: .*weights"):
+        with pytest.raises(Problem, match=r"FAILED: .*weights"):
             scene.versions.current()
 
     play(pair.store, story)
