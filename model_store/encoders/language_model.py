@@ -144,7 +144,7 @@ class LanguageModelEncoder(QueryEncoder):
         return self._row(histories).lengths
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Cast the LM and its inputs in place; head and pooling stay float32. config.dtype keeps saying what was trained.
+        """Cast the LM and its inputs in place; head and pooling stay float32, config.dtype says what was trained.
 
         A bfloat16 bundle on a CPU without bfloat16 arithmetic is several times faster in float32, and as exact.
         """

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from model_store.encoders.decoder import build_decoder
+from model_store.encoders.packed_attention import Packed
 from model_store.errors import BaseModelRefused
 from model_store.packed_check import refuse_unless_packed_is_exact
 
@@ -47,6 +48,17 @@ def test_a_bidirectional_encoder_is_refused() -> None:
     bert = _decoder("bert", attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0)
     with pytest.raises(BaseModelRefused, match="bert"):
         refuse_unless_packed_is_exact(bert, "bert")
+
+
+def test_a_window_that_goes_wrong_is_found_though_no_row_reaches_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Packed.mask
+
+    def blind(self: Packed, new: int, past: int, *, window: int | None, device: torch.device) -> torch.Tensor:
+        return right(self, new, past, window=None, device=device)
+
+    monkeypatch.setattr(Packed, "mask", blind)
+    with pytest.raises(BaseModelRefused, match="my-mistral with a window of 4: packed rows differ"):
+        refuse_unless_packed_is_exact(_decoder("mistral", sliding_window=64), "my-mistral")
 
 
 def test_state_that_leaks_between_histories_is_refused() -> None:
