@@ -42,6 +42,7 @@ def weights(version: Path) -> set[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_load_opens_no_weights_of_the_store_and_stalls_nobody(
     pair: Pair,
     published: Callable[..., str],
