@@ -29,8 +29,9 @@ def test_a_request_finds_live_by_default_and_previous_by_name() -> None:
 def test_holding_counts_both_and_lets_go_after_an_error() -> None:
     routing = Routing(3, loaded("b"), loaded("a"))
     assert routing.previous is not None
-    with pytest.raises(KeyError), routing.held(), routing.held():
+    with routing.held(), routing.held():
         assert (routing.live.in_flight, routing.previous.in_flight) == (2, 2)
+    with pytest.raises(KeyError), routing.held():
         raise KeyError
     assert (routing.live.in_flight, routing.previous.in_flight) == (0, 0)
 

@@ -100,7 +100,7 @@ def test_what_the_service_adds(tmp_path: Path) -> None:
     bare, served, inside = [], [], []
     with service(store, tmp_path / "data") as connection:
         for _ in range(ROUNDS):
-            rows = generator.integers(0, ITEMS, HISTORY)
+            rows = generator.integers(0, ITEMS, HISTORY).tolist()
             want = Want(10, excluded_rows=np.unique(rows))
             started = time.perf_counter()
             bundle.search(bundle.encode(HistoryBatch.of([rows])).vectors_BD, [want])
