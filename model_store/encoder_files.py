@@ -12,6 +12,7 @@ from torch import Tensor
 
 from model_store.encoders import EncoderConfig
 from model_store.encoders.history import QueryEncoder
+from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.errors import BundleRefused
 
 CONFIG = "encoder/config.json"
@@ -68,7 +69,18 @@ def read_encoder(folder: Path, *, device: str = "cpu") -> QueryEncoder:
     left = [name for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()] if tensor.is_meta]
     if left:
         raise BundleRefused(f"{WEIGHTS}: nothing fills {', '.join(left)}")
-    return encoder.to(device).eval().requires_grad_(False)
+    encoder = encoder.to(device).eval().requires_grad_(False)
+    if isinstance(encoder, LanguageModelEncoder) and not multiplies_bfloat16(torch.device(device)):
+        encoder.compute_in(torch.float32)
+    return encoder
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster than float32 there. A CPU without AVX512-BF16 or AMX emulates it, ten times slower."""
+    if device.type != "cpu":
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -48,7 +48,8 @@ def language_model_parts(
 
 def _with_decoder(encoder: LanguageModelEncoder, lm: PreTrainedModel) -> LanguageModelEncoder:
     """The same encoder around another decoder; everything else is copied."""
-    made = encoder.config.build(lm)
+    config = encoder.config.model_copy(update={"dtype": str(lm.dtype).removeprefix("torch.")})
+    made = config.build(lm)
     ours = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("lm.")}
     missing, unexpected = made.load_state_dict(ours, strict=False)
     assert not unexpected
@@ -60,7 +61,7 @@ def _controls(served: LanguageModelEncoder, settings: LanguageModel) -> Mapping[
     """The encode without one of its parts: the golden queries must notice each."""
 
     def without_adapter(histories: HistoryBatch) -> Tensor:
-        return _encode(_with_decoder(served, settings.open().lm), histories)
+        return _encode(_with_decoder(served, settings.open(dtype=served.lm.dtype).lm), histories)
 
     def without_projector(histories: HistoryBatch) -> Tensor:
         stripped = deepcopy(served)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class LanguageModel(BaseModel):
     """Which base, how much of it, and the adapters; part of a recipe.
 
+    dtype: what training computes in. bfloat16 halves the time where the processor multiplies it (AVX512-BF16, a GPU)
+    and is ten times slower where it does not; a hyper-parameter, so code never picks it by hardware.
+    served_dtype: what the merged weights are cast to, once.
     random_init: the same architecture with weights that were never trained on text, the control without which no
     sentence about a pretrained model is justified (evaluation.md, claim 13).
     """
@@ -38,7 +42,8 @@ class LanguageModel(BaseModel):
 
     base: str = "smollm2-135m"
     keep_layers: PositiveInt = 4
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    served_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     rank: PositiveInt = 16
     alpha: PositiveInt = 32
     random_init: bool = False
@@ -72,7 +77,7 @@ class LanguageModel(BaseModel):
         if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
             raise AssertionError(f"adapter keys without a module: {result.unexpected_keys}")
         lm: PreTrainedModel = fresh.merge_and_unload().eval()
-        cast_decoder(lm, DTYPES[self.dtype])
+        cast_decoder(lm, DTYPES[self.served_dtype])
         return lm
 
 
@@ -106,7 +111,7 @@ def text_vectors(settings: LanguageModel, texts: list[str], *, max_tokens: int) 
         blocks = tokenize_blocks(base.tokenizer_file, [text or "?" for text in texts], max_tokens=max_tokens)
         raw_NH = base_models.encode_texts_mean(base, blocks)
         file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_suffix(f".{torch.randint(1 << 30, ()).item()}.new")
+        fresh = file.with_suffix(f".{os.getpid()}.new")
         save_file({"raw": raw_NH}, str(fresh))
         fresh.rename(file)
     raw_NH = load_file(str(file))["raw"]

@@ -89,7 +89,7 @@ class Recipe(offline.recipe.Recipe):
             base=base,
             adapter_folder=checkpoints / "adapter",
         )
-        return TrainedModel(parts, log=progress.figures() | {"scale": float(encoder.scale)})
+        return TrainedModel(parts, log=progress.figures() | {"scale": float(encoder.scale.detach())})
 
     def _encoder(self, dataset: SequenceDataset, base: Base, blocks: TokenBlocks) -> AllPositionsLanguageModelEncoder:
         prefix = tokenize_blocks(base.tokenizer_file, [self.prompt])

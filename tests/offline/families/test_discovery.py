@@ -1,0 +1,146 @@
+"""Every family that exists, discovered: trained for a few steps, exported, loaded, searched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from transformers import AutoModel
+
+from model_store.bundle import Bundle
+from model_store.encoders.language_model import LanguageModelEncoder
+from model_store.retrieval import Want
+from model_store.staging import BundleParts
+from offline import families
+from offline.datasets import Interactions
+from offline.evaluation import evaluate
+from offline.recipe import TrainedModel
+from offline.sequences import Split
+from offline.splits import split
+
+OpenBundle = Callable[[BundleParts], Bundle]
+FIT = {"epochs": 2, "evaluate_every": 1, "batch": 16, "learning_rate": 3e-3}
+
+# Family -> variants that its contract must hold for.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "ease": [{"lam": 5}],
+    "sasrec": [{"dim": 8, "max_history": 16, "fit": FIT}],
+    "e4srec": [
+        {"history_input": "id"},
+        {"history_input": "sum"},
+        {"history_input": "tokens+id"},
+        {"history_input": "sum", "residual": True, "train_items": False},
+        {"history_input": "sum", "lm": {"random_init": True}},
+    ],
+    "contriever": [
+        {"history_input": "text_vector"},
+        {"history_input": "tokens", "pooling": "mean"},
+        {"history_input": "text_vector", "item_training": "cached", "refresh": 3},
+    ],
+}
+
+
+def _section(family: str, changes: dict[str, Any], tiny_base: Path) -> dict[str, Any]:
+    if family not in ("e4srec", "contriever"):
+        return changes
+    lm = {"base": str(tiny_base), "keep_layers": 2, "served_dtype": "float32", "rank": 4} | changes.get("lm", {})
+    section = {"max_history": 16, "prompt": "a b", "fit": FIT} | changes | {"lm": lm}
+    return section | ({"items_from": "v"} if family == "e4srec" else {"dim": 8})
+
+
+CASES = [(family, variant) for family, variants in VARIANTS.items() for variant in variants]
+
+
+def test_every_family_is_covered() -> None:
+    assert len(families.names()) == 4
+    assert sorted(VARIANTS) == families.names()
+
+
+@pytest.fixture(scope="module")
+def data(small_world: Interactions) -> Split:
+    return split(small_world, "last-10")
+
+
+@pytest.fixture
+def parents(data: Split, tmp_path: Path, open_bundle: OpenBundle) -> Mapping[str, Bundle]:
+    recipe = families.recipe_class("sasrec").model_validate(VARIANTS["sasrec"][0])
+    return {"items_from": open_bundle(recipe.train(data.dataset, tmp_path / "parent", {}).parts)}
+
+
+def _train(
+    family: str, variant: dict[str, Any], data: Split, *, tiny_base: Path, folder: Path, parents: Mapping[str, Bundle]
+) -> TrainedModel:
+    recipe = families.recipe_class(family).model_validate(_section(family, variant, tiny_base))
+    return recipe.train(data.dataset, folder, parents if recipe.parent_references() else {})
+
+
+@pytest.mark.parametrize(("family", "variant"), CASES, ids=lambda case: str(case)[:60])
+def test_trained_exported_loaded_searched(
+    family: str,
+    variant: dict[str, Any],
+    data: Split,
+    *,
+    tiny_base: Path,
+    tmp_path: Path,
+    parents: Mapping[str, Bundle],
+    open_bundle: OpenBundle,
+) -> None:
+    trained = _train(family, variant, data, tiny_base=tiny_base, folder=tmp_path / "run", parents=parents)
+    parts = trained.parts
+    bundle = open_bundle(parts)
+    assert bundle.manifest.family == family
+    histories = data.test.histories.select(range(20))
+    found = bundle.retrieve(histories, [Want(k=10)] * 20)
+    with torch.inference_mode():
+        cut = histories.windowed(parts.encoder.max_history, parts.encoder.jump)
+        scores_BN = (parts.encoder(cut).double() @ parts.item_vectors_ND.double().T).numpy()
+    for scores_N, candidates in zip(scores_BN, found, strict=True):
+        expected = np.lexsort((np.arange(len(scores_N)), -scores_N))[:10]
+        # float32 on both sides: neighbours closer than rounding may stand the other way round.
+        np.testing.assert_allclose(scores_N[candidates.rows], scores_N[expected], rtol=1e-4, atol=1e-5)
+    assert evaluate(bundle, data.test, seen_removed=True).values("hr@10").mean() > 0
+
+
+@pytest.mark.parametrize("family", ["sasrec", "e4srec", "contriever"])
+def test_the_same_seed_gives_the_same_loss(
+    family: str, data: Split, *, tiny_base: Path, tmp_path: Path, parents: Mapping[str, Bundle]
+) -> None:
+    logs = [
+        _train(family, VARIANTS[family][0], data, tiny_base=tiny_base, folder=tmp_path / name, parents=parents).log
+        for name in "ab"
+    ]
+    curves = [[(point["loss"], point["ndcg@10"]) for point in log["curve"]] for log in logs]  # type: ignore[attr-defined]
+    assert len(curves[0]) == 2
+    assert curves[0] == curves[1]
+
+
+def test_peft_reads_the_adapter_and_the_bundle_serves_it_merged(
+    data: Split, *, tiny_base: Path, tmp_path: Path, parents: Mapping[str, Bundle]
+) -> None:
+    variant = VARIANTS["e4srec"][1]
+    parts = _train("e4srec", variant, data, tiny_base=tiny_base, folder=tmp_path / "run", parents=parents).parts
+    assert parts.adapter is not None
+    assert isinstance(parts.encoder, LanguageModelEncoder)
+    stock = AutoModel.from_pretrained(tiny_base)
+    stock.layers = stock.layers[:2]
+    merged = peft.PeftModel.from_pretrained(stock, str(parts.adapter)).merge_and_unload().state_dict()
+    served = parts.encoder.lm.state_dict()
+    compared = [name for name in served if name in merged]
+    assert len(compared) > 15
+    for name in compared:
+        torch.testing.assert_close(served[name], merged[name])
+
+
+def test_the_controls_tell_when_a_part_is_missing(
+    data: Split, *, tiny_base: Path, tmp_path: Path, parents: Mapping[str, Bundle], open_bundle: OpenBundle
+) -> None:
+    parts = _train(
+        "contriever", VARIANTS["contriever"][0], data, tiny_base=tiny_base, folder=tmp_path / "run", parents=parents
+    ).parts
+    assert sorted(parts.controls) == ["adapter", "item table", "projector"]
+    assert open_bundle(parts).manifest.warnings == []

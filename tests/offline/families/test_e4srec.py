@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from model_store.bundle import Bundle
+from model_store.encoders.language_model import LanguageModelEncoder
+from model_store.staging import BundleParts
+from offline.datasets import Interactions
+from offline.families import e4srec, sasrec
+from offline.sequences import SequenceDataset
+from offline.splits import split
+from offline.training import FitPlan
+
+OpenBundle = Callable[[BundleParts], Bundle]
+
+
+@pytest.fixture
+def dataset(small_world: Interactions) -> SequenceDataset:
+    return split(small_world, "last-10").dataset
+
+
+@pytest.fixture
+def start(dataset: SequenceDataset, tmp_path: Path, open_bundle: OpenBundle) -> Bundle:
+    recipe = sasrec.Recipe(dim=8, max_history=16, fit=FitPlan(epochs=3, evaluate_every=1, batch=16))
+    return open_bundle(recipe.train(dataset, tmp_path / "sasrec", {}).parts)
+
+
+def _recipe(tiny_base: Path, **changes: Any) -> e4srec.Recipe:
+    section = {
+        "items_from": "v",
+        "prompt": "a b",
+        "max_history": 16,
+        "residual": True,
+        "train_items": False,
+        "lm": {"base": str(tiny_base), "keep_layers": 2, "served_dtype": "float32", "rank": 4},
+        "fit": {"epochs": 1, "evaluate_every": 1, "batch": 16, "learning_rate": 1e-3},
+    }
+    return e4srec.Recipe.model_validate(section | changes)
+
+
+def test_step_0_with_residual_is_the_sasrec_it_starts_from(
+    dataset: SequenceDataset, start: Bundle, tiny_base: Path
+) -> None:
+    recipe = _recipe(tiny_base)
+    encoder = recipe._encoder(dataset, recipe.lm.open(), start).eval()
+    histories = dataset.train.windowed(16, 4).select(range(10))
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(histories), start.encoder(histories), rtol=0, atol=0)
+
+
+def test_beta_is_chosen_on_validation_and_served(
+    dataset: SequenceDataset, start: Bundle, tmp_path: Path, tiny_base: Path
+) -> None:
+    trained = _recipe(tiny_base).train(dataset, tmp_path / "run", {"items_from": start})
+    encoder = trained.parts.encoder
+    assert isinstance(encoder, LanguageModelEncoder)
+    assert encoder.config.residual is not None
+    assert encoder.config.residual.beta == trained.log["beta"]
+    by_beta = trained.log["ndcg@10_by_beta"]
+    assert isinstance(by_beta, dict)
+    assert len(by_beta) == 9
+    assert by_beta[str(trained.log["beta"])] == max(by_beta.values())
+    # The SASRec inside and the item matrix stay as they were.
+    assert torch.equal(trained.parts.item_vectors_ND, torch.from_numpy(start.index.vectors_ND))
+    for name, tensor in encoder.residual_sequence.state_dict().items():
+        assert torch.equal(tensor, start.encoder.state_dict()[name]), name
+
+
+def test_impossible_pairs_are_refused_before_training(
+    dataset: SequenceDataset, start: Bundle, tmp_path: Path, tiny_base: Path
+) -> None:
+    with pytest.raises(ValidationError, match="train_items"):
+        _recipe(tiny_base, train_items=True)
+    with pytest.raises(ValueError, match="max_history"):
+        _recipe(tiny_base, max_history=32).train(dataset, tmp_path, {"items_from": start})
+    with pytest.raises(ValidationError, match="item text"):
+        _recipe(tiny_base, item_text="{name}")
+
+
+def test_the_items_move_unless_they_are_frozen(
+    dataset: SequenceDataset, start: Bundle, tmp_path: Path, tiny_base: Path
+) -> None:
+    before = torch.from_numpy(start.index.vectors_ND)
+    for train_items in (True, False):
+        recipe = _recipe(tiny_base, residual=False, train_items=train_items)
+        after = recipe.train(dataset, tmp_path / str(train_items), {"items_from": start}).parts.item_vectors_ND
+        assert torch.equal(before, after) != train_items

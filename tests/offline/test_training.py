@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model_store.encoders.history import HistoryBatch
+from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
+from offline.objectives import NextItem
+from offline.training import FitPlan, Progress, fit
+from offline.windows import training_windows
+
+ITEMS = 12
+
+
+class Killed(Exception):
+    pass
+
+
+def _windows() -> HistoryBatch:
+    """Each user walks round the items: the next one is always one further."""
+    return training_windows(HistoryBatch.of([(torch.arange(15) + user) % ITEMS for user in range(20)]), 7)
+
+
+def _encoder() -> SequenceEncoder:
+    torch.manual_seed(0)
+    return SequenceConfig(items=ITEMS, dim=16, blocks=1, heads=2, max_history=7, jump=1, dropout=0.1).build()
+
+
+def _fit(folder: Path, *, plan: FitPlan, kill_at: int | None = None) -> tuple[SequenceEncoder, Progress]:
+    encoder = _encoder()
+    looks = 0
+
+    def validate() -> float:
+        nonlocal looks
+        looks += 1
+        if looks == kill_at:
+            raise Killed
+        # A figure of the weights alone, so that a resumed run sees the same curve.
+        return -float(encoder.positions.weight.detach().abs().sum())
+
+    progress = fit(NextItem(encoder), _windows(), plan=plan, validate=validate, checkpoints=folder, seed=3)
+    return encoder, progress
+
+
+PLAN = FitPlan(epochs=6, batch=8, evaluate_every=1, average=2, learning_rate=1e-2)
+
+
+def test_it_learns_what_there_is_to_learn(tmp_path: Path) -> None:
+    encoder, progress = _fit(tmp_path, plan=PLAN.model_copy(update={"epochs": 30, "patience": 100}))
+    losses = [point["loss"] for point in progress.curve]
+    assert losses[-1] < 0.5 * losses[0]
+    assert progress.targets == 30 * 20 * 14
+    with torch.inference_mode():
+        scores = encoder.eval()(HistoryBatch.of([[3, 4, 5]])) @ encoder.item_vectors_ND.T
+    assert int(scores.argmax()) == 6
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    first, second = (_fit(tmp_path / name, plan=PLAN)[0] for name in "ab")
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    whole, expected = _fit(tmp_path / "whole", plan=PLAN)
+    with pytest.raises(Killed):
+        _fit(tmp_path / "killed", plan=PLAN, kill_at=4)
+    resumed, progress = _fit(tmp_path / "killed", plan=PLAN)
+    assert [point["epoch"] for point in progress.curve] == [1, 2, 3, 4, 5, 6]
+    assert progress.best_epoch == expected.best_epoch
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    trained, _ = _fit(tmp_path, plan=PLAN)
+    again, progress = _fit(tmp_path, plan=PLAN, kill_at=1)  # no look at validation: it would raise
+    assert progress.epoch == 6
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_the_model_is_the_average_of_the_best_checkpoints(tmp_path: Path) -> None:
+    figures = iter([0.1, 0.5, 0.4, 0.2, 0.1, 0.1])
+    encoder = _encoder()
+    seen: list[torch.Tensor] = []
+
+    def validate() -> float:
+        seen.append(encoder.items.weight.detach().clone())
+        return next(figures)
+
+    progress = fit(NextItem(encoder), _windows(), plan=PLAN, validate=validate, checkpoints=tmp_path, seed=0)
+    assert progress.best_epoch == 3
+    assert progress.best == pytest.approx(0.45)
+    torch.testing.assert_close(encoder.items.weight.detach(), (seen[1] + seen[2]) / 2)
+
+
+def test_patience_and_minutes_end_a_run(tmp_path: Path) -> None:
+    encoder = _encoder()
+    plan = PLAN.model_copy(update={"epochs": 50, "patience": 2, "average": 1})
+    figures = iter([0.3, 0.2, 0.1])
+    progress = fit(
+        NextItem(encoder), _windows(), plan=plan, validate=lambda: next(figures), checkpoints=tmp_path / "a", seed=0
+    )
+    assert progress.epoch == 3
+    _, short = _fit(tmp_path / "b", plan=plan.model_copy(update={"minutes": 1e-4}))
+    assert short.epoch == 1

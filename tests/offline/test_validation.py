@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from offline.datasets import Interactions
+from offline.evaluation import evaluate
+from offline.families.sasrec import Recipe
+from offline.splits import split
+from offline.training import FitPlan
+from offline.validation import Validation
+from tests.offline.conftest import OpenBundle
+
+
+def test_it_agrees_with_the_evaluation_of_the_bundle(
+    small_world: Interactions, tmp_path: Path, open_bundle: OpenBundle
+) -> None:
+    data = split(small_world, "last-10").dataset
+    recipe = Recipe(dim=8, max_history=12, fit=FitPlan(epochs=2, evaluate_every=1))
+    parts = recipe.train(data, tmp_path, {}).parts
+    bundle = open_bundle(parts)
+    for seen_removed in (True, False):
+        quick = Validation(data.validation, exclude_seen=seen_removed).ndcg10(parts.encoder, parts.item_vectors_ND)
+        whole = evaluate(bundle, data.validation, seen_removed=seen_removed).values("ndcg@10").mean()
+        torch.testing.assert_close(quick, float(whole), atol=1e-6, rtol=0)

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_store.encoders.history import HistoryBatch
+from offline.windows import inputs_and_targets, training_windows
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 9))
+def test_every_item_but_the_first_is_a_target_once(lengths: list[int], max_history: int) -> None:
+    train = HistoryBatch.of([torch.arange(n) + 100 * user for user, n in enumerate(lengths)])
+    windows = training_windows(train, max_history)
+    if len(windows):
+        assert int(windows.lengths.max()) <= max_history + 1
+    _, targets_T = inputs_and_targets(windows)
+    expected = [100 * user + place for user, n in enumerate(lengths) for place in range(1, n)]
+    assert sorted(targets_T.tolist()) == expected
+
+
+def test_targets_follow_their_inputs() -> None:
+    inputs, targets_T = inputs_and_targets(HistoryBatch.of([[1, 2, 3], [7, 8]]))
+    assert inputs.rows.tolist() == [1, 2, 7]
+    assert targets_T.tolist() == [2, 3, 8]
