@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -23,7 +24,10 @@ async def client(request: Request, given: _Given = Security(_bearer)) -> None:  
 
 async def admin(request: Request, given: _Given = Security(_bearer)) -> None:  # noqa: B008
     settings = _settings(request)
-    if settings.open or _known(given, settings.admin_keys):
+    if settings.open:
+        _refuse_other_sites(request)
+        return
+    if _known(given, settings.admin_keys):
         return
     if _known(given, settings.api_keys):
         raise Problem("key-not-admin", "this call needs a key of NAISEKI_ADMIN_KEYS")
@@ -40,6 +44,13 @@ def _settings(request: Request) -> Settings:
     settings = request.app.state.settings
     assert isinstance(settings, Settings)
     return settings
+
+
+def _refuse_other_sites(request: Request) -> None:
+    """Without keys, any page that a person on this machine has open could send a POST without a body."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise Problem("key-not-admin", "no page of another site may do this; set NAISEKI_ADMIN_KEYS to allow it by key")
 
 
 def _missing() -> Problem:

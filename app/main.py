@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
+from app.answers import ProblemOut
 from app.batching import Batcher
 from app.edge import Edge, Trace
 from app.embedded_valkey import EmbeddedValkey
@@ -24,15 +25,7 @@ from app.metrics import Metrics
 from app.recommender import Recommender
 from app.routes import console, events, health, items, models, recommend
 from app.routes.wire import SCHEMAS
-from app.schemas import (
-    BatchRequest,
-    EventsRequest,
-    LabelRequest,
-    LookupRequest,
-    ProblemOut,
-    RecommendRequest,
-    SimilarRequest,
-)
+from app.schemas import BatchRequest, EventsRequest, LabelRequest, LookupRequest, RecommendRequest, SimilarRequest
 from app.service import Service
 from app.settings import Settings
 from app.user_history import UserHistories

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from app.answers import FallbackReason, ItemOut, RecommendAnswer, Timings
 from app.batching import Batcher
 from app.errors import Problem
 from app.metrics import Metrics
 from app.routing import Routing, Served
-from app.schemas import FallbackReason, ItemOut, RecommendAnswer, RecommendRequest, Timings
+from app.schemas import RecommendRequest
 from app.user_history import HistoriesUnavailable, UserHistories
 from app.work import Recommendation
 from model_store.catalog import ItemCatalog

@@ -149,10 +149,11 @@ class Versions:
             self._fresh[version] = Loaded(await self._loader.load(folder, lambda phase: self._enter(version, phase)))
             self._enter(version, "READY")
             self._metrics.swaps.labels("loaded").inc()
-        except (LoadFailed, StoreError, OSError) as error:
-            _log.error("version failed: %s", error, extra={"version": version})
+        except Exception as error:  # a failure that is not recorded as one would be tried again for ever
+            expected = isinstance(error, LoadFailed | StoreError | OSError)
+            _log.error("version failed: %s", error, extra={"version": version}, exc_info=not expected)
             self._metrics.swaps.labels("failed").inc()
-            self._enter(version, "FAILED", reason=str(error), generation=generation)
+            self._enter(version, "FAILED", reason=str(error) or type(error).__name__, generation=generation)
         finally:
             self._load = None
             self.hint()

@@ -114,14 +114,11 @@ class Bundle:
         """The most popular items under the same filters; scores are their popularity."""
         found = []
         for want in wants:
-            keep = np.ones(len(self.catalog), dtype=bool)
-            allowed = self._allowed(want)
-            if allowed is not None:
-                keep[:] = False
-                keep[_inside(allowed, len(keep))] = True
-            keep[_inside(want.excluded_rows, len(keep))] = False
-            order = self.catalog.by_popularity
-            rows = order[keep[order]][: want.k]
+            order, allowed = self.catalog.by_popularity, self._allowed(want)
+            # Without a limit no more than the excluded can drop out: the catalogue need not be walked.
+            most = want.k + len(want.excluded_rows)
+            order = order[:most] if allowed is None else order[np.isin(order, allowed)]
+            rows = order[~np.isin(order, want.excluded_rows)][: want.k]
             scores = self.catalog.popularity[rows].astype(np.float64)
             found.append(Candidates(want, rows, scores, exhausted=len(rows) < want.k))
         return found
@@ -136,7 +133,3 @@ class Bundle:
 def _reordered(found: Candidates, scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Candidates:
     order = np.lexsort((found.rows, -scores))
     return Candidates(found.want, found.rows[order], scores[order], found.exhausted)
-
-
-def _inside(rows: Rows, items: int) -> Rows:
-    return rows[(rows >= 0) & (rows < items)]

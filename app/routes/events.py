@@ -9,20 +9,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from app import keys
+from app.answers import EventsAnswer, ForgottenAnswer, HistoryAnswer, HistoryEvent, ProblemOut, RefusedEvent
 from app.errors import Problem, not_ready, problem_of
 from app.recommender import version_hash
 from app.routes.wire import answer, problems, read, takes
-from app.schemas import (
-    EventIn,
-    EventsAnswer,
-    EventsRequest,
-    ForgottenAnswer,
-    HistoryAnswer,
-    HistoryEvent,
-    Id,
-    ProblemOut,
-    RefusedEvent,
-)
+from app.schemas import EventIn, EventsRequest, Id
 from app.service import Service
 from app.user_history import Event, HistoriesUnavailable
 

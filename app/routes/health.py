@@ -7,9 +7,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from app import keys
+from app.answers import AliveAnswer, ReadyAnswer
 from app.errors import not_ready
 from app.routes.wire import answer, problems
-from app.schemas import AliveAnswer, ReadyAnswer
 from app.service import Service
 
 router = APIRouter(tags=["health"])

@@ -9,10 +9,11 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from app import keys
+from app.answers import CatalogItem, ItemAnswer, ItemsAnswer, SimilarAnswer
 from app.errors import Problem
 from app.recommender import items_out
 from app.routes.wire import answer, dropped_when_gone, problems, read, takes
-from app.schemas import CatalogItem, Id, ItemAnswer, ItemsAnswer, LookupRequest, SimilarAnswer, SimilarRequest
+from app.schemas import Id, LookupRequest, SimilarRequest
 from app.service import Service
 from app.work import Similar
 from model_store.catalog import ItemCatalog

@@ -10,9 +10,10 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from app import keys
+from app.answers import LabelAnswer, ModelOut, ModelsAnswer, ServingOut
 from app.errors import Problem
 from app.routes.wire import answer, problems, read, takes
-from app.schemas import LabelAnswer, LabelRequest, ModelOut, ModelsAnswer, ServingOut
+from app.schemas import LabelRequest
 from app.service import Service
 from app.versions import VersionState
 from model_store.labels import Labels

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from app import keys
+from app.answers import BatchAnswer, BatchEntry, ProblemOut, RecommendAnswer, Timings
 from app.edge import Trace
 from app.errors import Problem, problem_of
 from app.routes.wire import answer, dropped_when_gone, problems, read, takes
 from app.routing import Routing
-from app.schemas import BatchAnswer, BatchEntry, BatchRequest, ProblemOut, RecommendAnswer, RecommendRequest, Timings
+from app.schemas import BatchRequest, RecommendRequest
 from app.service import Service
 
 router = APIRouter(prefix="/v1", tags=["recommend"], dependencies=[Depends(keys.client)])

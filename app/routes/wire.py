@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 from starlette.responses import Response
 
+from app.answers import ProblemOut
 from app.errors import ClientGone, Problem
-from app.schemas import ProblemOut
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 SCHEMAS = "#/components/schemas/{model}"

@@ -70,3 +70,11 @@ def test_health_and_console_are_open_and_metrics_have_their_own_key(locked: http
 def test_without_histories(locked: httpx.Client) -> None:
     refused = locked.get("/v1/history", params={"user_id": "u"}, headers=bearer("client"))
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/not-possible")
+
+
+def test_without_keys_no_page_of_another_site_may_administer(http: httpx.Client) -> None:
+    refused = http.get("/v1/models", headers={"origin": "https://elsewhere.example"})
+    assert (refused.status_code, refused.json()["type"]) == (403, "/problems/key-not-admin")
+    own = f"http://{http.base_url.host}:{http.base_url.port}"
+    assert http.get("/v1/models", headers={"origin": own}).status_code == 200
+    assert http.get("/v1/models", headers={"origin": "null"}).status_code == 403
