@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from model_store.base_files import base_folder, stored_tensors, tensors_identity
-from model_store.encoders.decoder import build_decoder, decoder_config, read_row, take_embedding
+from model_store.encoders.decoder import build_decoder, cast_decoder, decoder_config, read_row, take_embedding
 from model_store.encoders.packed_attention import ATTENTION, Packed
 from model_store.encoders.token_row import TokenBlocks
 from model_store.errors import BaseModelRefused
@@ -71,7 +71,9 @@ def open_base(
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_init_seed)
-            lm = build_decoder(config, dtype)
+            # Drawn in float32 and cast: draws in another dtype would be other weights, and LoRA is merged in float32.
+            lm = build_decoder(config, torch.float32)
+        cast_decoder(lm, dtype)
         identity = tensors_identity(lm.state_dict().items())
     lm.eval()
     refuse_unless_packed_is_exact(lm, name_or_folder)
@@ -124,9 +126,10 @@ def _batches(lengths: Tensor, token_budget: int) -> list[Tensor]:
 
 
 def _pretrained(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
-    verbosity = transformers_logging.get_verbosity()
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     # Layers that are not kept are left out on purpose: no report of them. A missing tensor is refused below.
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         lm, found = AutoModel.from_pretrained(
             folder,
@@ -139,6 +142,8 @@ def _pretrained(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> 
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
     if found["missing_keys"]:
         raise BaseModelRefused(f"{folder} lacks the tensors {sorted(found['missing_keys'])[:5]}")
     return lm

@@ -5,20 +5,22 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
-from accelerate import PartialState
 
 from model_store.errors import StoreError
 from model_store.store import ModelStore
 from offline import datasets
-from offline.comparison import as_text, record_final, side_by_side, verdict
+from offline.comparison import EXPERIMENTS, as_text, is_better, record_final, side_by_side, verdict
 from offline.datasets.statistics import describe
 from offline.pipeline import run
-from offline.run_config import RunConfig, RunRefused
+from offline.processes import this_process
+from offline.run_config import RunConfig
 from offline.splits import split
 from offline.tuning import tune
 from offline.workspace import Workspace
@@ -27,26 +29,35 @@ logger = logging.getLogger("offline")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser().parse_args(argv, argparse.Namespace(typed=shlex.join(argv)))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("accelerate").setLevel(logging.WARNING)
     store = ModelStore(Path(arguments.store).resolve())
     try:
         arguments.command(arguments, store, Workspace.from_environment())
-    except (RunRefused, datasets.DataRefused, StoreError, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
+    # RunRefused and DataRefused are ValueErrors; an OSError names the file that cannot be read or written.
+    except (StoreError, ValueError, OSError) as error:
+        sys.stderr.write(" ".join(str(error).split()) + "\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; a run goes on from its last checkpoint when it is started again\n")
+        return 130
     return 0
 
 
 def _run(arguments: argparse.Namespace, store: ModelStore, workspace: Workspace) -> None:
-    for seed in arguments.seeds or [None]:
-        config = RunConfig.load(Path(arguments.file))
-        version = run(config if seed is None else config.with_seed(seed), store=store, workspace=workspace)
-        if PartialState().is_main_process:
+    is_main = this_process().is_main_process
+    if not is_main:
+        logging.getLogger().setLevel(logging.WARNING)
+    config = RunConfig.load(Path(arguments.file))
+    for seed in arguments.seeds or [config.recipe.seed]:
+        version = run(config.with_seed(seed), store=store, workspace=workspace)
+        if is_main:
             _say(f"published {version}")
             if arguments.activate:
                 _activate(version, store, workspace, only_if_better=arguments.activate == "if-better")
+    this_process().destroy_process_group()
 
 
 def _activate(version: str, store: ModelStore, workspace: Workspace, *, only_if_better: bool) -> None:
@@ -62,7 +73,7 @@ def _activate(version: str, store: ModelStore, workspace: Workspace, *, only_if_
             workspace=workspace,
         )
         _say(verdict(table))
-        if table.contrasts[0].relative_low <= 0:
+        if not is_better(table.contrasts[0]):
             _say(f"{live} stays live")
             return
     store.activate(version, by="offline run")
@@ -88,7 +99,7 @@ def _evaluate(arguments: argparse.Namespace, store: ModelStore, workspace: Works
     )
     _say(as_text(table))
     if arguments.final:
-        record_final(table, "python -m offline " + " ".join(sys.argv[1:]))
+        record_final(table, f"python -m offline {arguments.typed}", file=Path(arguments.record))
 
 
 def _compare_versions(arguments: argparse.Namespace, store: ModelStore, workspace: Workspace) -> None:
@@ -156,14 +167,15 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("tune", help="random search over [tune], chosen on validation; resumes")
     command.add_argument("file")
-    command.add_argument("--trials", type=int, default=16)
-    command.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
+    command.add_argument("--trials", type=_positive, default=16)
+    command.add_argument("--jobs", type=_positive, default=1, help="processes, one thread each")
     command.set_defaults(command=_tune)
 
     command = commands.add_parser("evaluate", help="versions side by side, from the files that ship")
     command.add_argument("references", nargs="+", help="a version, or run:NAME for all its seeds")
     command.add_argument("--base", help="the reference that the others are contrasted with")
-    command.add_argument("--final", action="store_true", help="test events; the look is recorded in EXPERIMENTS.md")
+    command.add_argument("--final", action="store_true", help="test events; the look is recorded")
+    command.add_argument("--record", default=EXPERIMENTS, metavar="FILE", help="where (default: EXPERIMENTS.md)")
     command.add_argument("--keep-seen", action="store_true", help="do not remove items of the history")
     command.add_argument("--cheap", action="store_true", help="popularity, Markov and EASE beside them")
     command.set_defaults(command=_evaluate)
@@ -182,10 +194,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seeds(text: str) -> list[int]:
-    if "-" in text:
-        first, last = text.split("-")
-        return list(range(int(first), int(last) + 1))
-    return [int(part) for part in text.split(",")]
+    if not re.fullmatch(r"\d+-\d+|\d+(,\d+)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither like 0-4 nor like 0,2,5")
+    if "," in text or "-" not in text:
+        return [int(part) for part in text.split(",")]
+    first, last = map(int, text.split("-"))
+    if first > last:
+        raise argparse.ArgumentTypeError(f"{text}: the first is above the last")
+    return list(range(first, last + 1))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
 
 
 if __name__ == "__main__":

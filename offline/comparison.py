@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,8 +55,13 @@ def side_by_side(
     store: ModelStore,
     workspace: Workspace,
 ) -> Table:
-    """Figures of each reference, and its contrast with `base` (one of them). RunRefused when splits differ."""
+    """Figures of each reference, and its contrast with `base`, one of them.
+
+    RunRefused when two are the same, when `base` is none of them, or when their splits differ.
+    """
     rows = [resolve(reference, store) for reference in references]
+    base_name = None if base is None else resolve(base, store).name
+    _check([row.name for row in rows], base_name)
     splits = {m.provenance.split_fingerprint: m for row in rows for m in row.versions}
     if len(splits) > 1:
         raise RunRefused("these versions were fitted to different splits: their figures cannot stand side by side")
@@ -69,7 +75,6 @@ def side_by_side(
             measured[name] = [evaluate_scores(scorer, queries, seen_removed=seen_removed)]
     figures = [_figures(name, scores) for name, scores in measured.items()]
     contrasts: list[Contrast] = []
-    base_name = None if base is None else resolve(base, store).name
     if base_name is not None:
         others = [row.name for row in figures if row.name != base_name]
         contrasts = compare(
@@ -78,6 +83,14 @@ def side_by_side(
             contrasts=[(name, base_name) for name in others],
         )
     return Table(data.dataset.name, data.dataset.protocol, subset, seen_removed, figures, contrasts)
+
+
+def _check(names: list[str], base: str | None) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RunRefused(f"named twice: {', '.join(twice)}")
+    if base is not None and base not in names:
+        raise RunRefused(f"the base {base} is none of {', '.join(names)}")
 
 
 def _seeds(
@@ -125,20 +138,33 @@ def as_text(table: Table) -> str:
 def verdict(table: Table) -> str:
     """For two versions: one sentence that claims no more than the interval does."""
     (contrast,) = table.contrasts
-    interval = f"{contrast.relative_low:+.1%} to {contrast.relative_high:+.1%}"
-    by = f"on these users: NDCG@10 {contrast.relative:+.1%} ({interval})."
-    if contrast.relative_low > 0:
-        return f"{contrast.family} is better than {contrast.base} {by}"
-    if contrast.relative_high < 0:
-        return f"{contrast.family} is worse than {contrast.base} {by}"
+    by, interval, detectable = _in_words(contrast)
+    if is_better(contrast):
+        return f"{contrast.family} is better than {contrast.base} on these users: NDCG@10 {by} ({interval})."
+    if contrast.difference_high < 0:
+        return f"{contrast.family} is worse than {contrast.base} on these users: NDCG@10 {by} ({interval})."
     return (
-        f"The two cannot be told apart on these users: NDCG@10 differs by {contrast.relative:+.1%}, and the interval "
-        f"({interval}) holds 0. With this many users a difference of {contrast.detectable_relative:.0%} would show."
+        f"The two cannot be told apart on these users: NDCG@10 differs by {by}, and the interval "
+        f"({interval}) holds 0. With this many users a difference of {detectable} would show."
     )
 
 
-def record_final(table: Table, command: str) -> None:
+def is_better(contrast: Contrast) -> bool:
+    """Whether the whole interval of the difference lies above 0."""
+    return contrast.difference_low > 0
+
+
+def _in_words(c: Contrast) -> tuple[str, str, str]:
+    """Difference, its interval, the smallest detectable one; absolute where the base hit nothing in some draw."""
+    if all(map(math.isfinite, (c.relative, c.relative_low, c.relative_high))):
+        interval = f"{c.relative_low:+.1%} to {c.relative_high:+.1%}"
+        return f"{c.relative:+.1%}", interval, f"{c.detectable_relative:.0%}"
+    interval = f"{c.difference_low:+.4f} to {c.difference_high:+.4f}"
+    return f"{c.difference:+.4f}", interval, f"{c.detectable:.4f}"
+
+
+def record_final(table: Table, command: str, *, file: Path = EXPERIMENTS) -> None:
     """Every look at test events is counted: a dated entry at the end of EXPERIMENTS.md."""
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
-    with EXPERIMENTS.open("a") as out:
+    with file.open("a") as out:
         out.write(f"\n### Look at test, {now} UTC\n\n`{command}`\n\n{as_text(table)}\n")

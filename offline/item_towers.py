@@ -35,8 +35,8 @@ class FrozenTower(nn.Module):
 class CachedTower(nn.Module):
     """Items through the adapted language model: the batch's distinct targets with gradient, all others from a cache.
 
-    The cache is rebuilt every `refresh` training steps, and whenever vectors are asked for without targets (which is
-    how validation and export see exactly what the final weights make of every item).
+    The cache is rebuilt when it is `refresh` training steps old, and whenever vectors are asked for without targets
+    (which is how validation and export see exactly what the final weights make of every item).
     """
 
     cache_ND: Tensor
@@ -47,18 +47,20 @@ class CachedTower(nn.Module):
         self._borrowed = (lm, embedding)
         self._blocks = blocks
         self._refresh = refresh
-        self._steps = 0
+        # In steps. A checkpoint follows a validation, so a run that resumes without a cache makes the same one again.
+        self._age: int | None = None
         hidden = int(lm.config.hidden_size)  # type: ignore[union-attr, arg-type]  # a transformers decoder
         self.head = item_head(hidden, dim)
         self.register_buffer("cache_ND", torch.zeros(len(blocks.offsets) - 1, dim), persistent=False)
 
     def forward(self, targets_T: Tensor | None = None) -> Tensor:
         """float32 [N, D] of unit length. targets_T: int64 rows whose vectors shall carry gradient."""
-        if targets_T is None or self._steps % self._refresh == 0:
+        if targets_T is None or self._age is None or self._age >= self._refresh:
             self._rebuild()
+            self._age = 0
         if targets_T is None:
             return self.cache_ND
-        self._steps += 1
+        self._age += 1
         rows = torch.unique(targets_T)
         if len(rows) > MOST_TARGETS:
             rows = rows[torch.randperm(len(rows), device=rows.device)[:MOST_TARGETS]]
@@ -77,10 +79,11 @@ class CachedTower(nn.Module):
         offsets = self._blocks.offsets
         pieces = [self._blocks.tokens[offsets[row] : offsets[row + 1]] for row in rows.tolist()]
         lengths = [len(piece) for piece in pieces]
-        tokens_S = torch.cat(pieces).long().to(rows.device)
+        tokens_S = torch.cat(pieces).long()
         positions_S = torch.cat([torch.arange(length) for length in lengths]).to(rows.device)
         with torch.no_grad():
-            inputs_SH = embedding(tokens_S)
+            # The table stays where it was made: nobody moves what is not registered.
+            inputs_SH = embedding(tokens_S.to(next(embedding.parameters()).device)).to(rows.device)
         states_SH = read_row(lm, inputs_SH, positions_S, Packed(lengths)).float()
         means_RH = torch.stack([part.mean(0) for part in torch.split(states_SH, lengths)])
         return normalize(self.head(means_RH), dim=-1)

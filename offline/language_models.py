@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,7 @@ from transformers import PreTrainedModel
 from model_store import base_models
 from model_store.encoders.decoder import cast_decoder
 from model_store.token_blocks import tokenize_blocks
+from offline.processes import this_process
 from offline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -65,7 +67,10 @@ class LanguageModel(BaseModel):
         config = LoraConfig(
             r=self.rank, lora_alpha=self.alpha, lora_dropout=0.0, bias="none", target_modules="all-linear"
         )
-        adapted = get_peft_model(lm, config, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():
+            # PEFT asks transformers by a name that it deprecated; nothing that a person who trains could act on.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            adapted = get_peft_model(lm, config, autocast_adapter_dtype=False)
         adapted.peft_config["default"].base_model_name_or_path = self.base
         return adapted
 
@@ -82,7 +87,9 @@ class LanguageModel(BaseModel):
 
 
 def save_adapter(adapted: PeftModel, folder: Path) -> Path:
-    """In PEFT's own format, without the model card that it adds."""
+    """In PEFT's own format, without the model card that it adds. Of several processes only the main one writes."""
+    if not this_process().is_main_process:
+        return folder
     shutil.rmtree(folder, ignore_errors=True)
     adapted.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)
@@ -106,14 +113,15 @@ def text_vectors(settings: LanguageModel, texts: list[str], *, max_tokens: int) 
     base = settings.open(all_layers=True)
     key = hashlib.sha256(json.dumps([base.identity, settings.dtype, max_tokens, texts]).encode()).hexdigest()[:16]
     file = Workspace.from_environment().folder / "text_vectors" / f"{key}.safetensors"
-    if not file.exists():
-        logger.info("reading the text of %d items with %s", len(texts), settings.base)
-        blocks = tokenize_blocks(base.tokenizer_file, [text or "?" for text in texts], max_tokens=max_tokens)
-        raw_NH = base_models.encode_texts_mean(base, blocks)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = file.with_suffix(f".{os.getpid()}.new")
-        save_file({"raw": raw_NH}, str(fresh))
-        fresh.rename(file)
+    with this_process().main_process_first():
+        if not file.exists():
+            logger.info("reading the text of %d items with %s", len(texts), settings.base)
+            blocks = tokenize_blocks(base.tokenizer_file, [text or "?" for text in texts], max_tokens=max_tokens)
+            raw_NH = base_models.encode_texts_mean(base, blocks)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            fresh = file.with_suffix(f".{os.getpid()}.new")
+            save_file({"raw": raw_NH}, str(fresh))
+            fresh.rename(file)
     raw_NH = load_file(str(file))["raw"]
     unit_NH = normalize(raw_NH - raw_NH.mean(0), dim=-1)
     return TextVectors(unit_NH, same_text_groups(unit_NH, texts))

@@ -11,6 +11,7 @@ from model_store.bundle import Bundle
 from model_store.manifest import Provenance
 from model_store.store import ModelStore
 from offline import datasets, evaluation
+from offline.processes import as_main_says, this_process
 from offline.recipe import Recipe, TrainedModel
 from offline.run_config import RunConfig, RunRefused
 from offline.sequences import Split
@@ -24,19 +25,33 @@ PACKAGES = ("torch", "transformers", "peft", "numpy", "polars")
 def run(config: RunConfig, *, store: ModelStore, workspace: Workspace) -> str:
     """Train, stage, measure on validation, publish; returns the version. A killed run resumes where it was.
 
-    A run that has been published with the same data, recipe and parents is not trained again.
+    A run that has been published with the same data, recipe and parents is not trained again. Under
+    `accelerate launch` all processes train; the main one stages and publishes while the others wait.
     """
     data = split(datasets.load(config.data), config.protocol)
-    parents = open_parents(config.recipe, store=store, split_fingerprint=data.dataset.split_fingerprint)
-    names = {role: bundle.version for role, bundle in parents.items()}
+    names = parent_versions(config.recipe, store=store, split_fingerprint=data.dataset.split_fingerprint)
     fingerprint = config.fingerprint(split_fingerprint=data.dataset.split_fingerprint, parents=names)
     checkpoints = workspace.run_folder(config.name, fingerprint)
-    if (done := workspace.published(checkpoints)) and done in store.list_names():
+    done = workspace.published(checkpoints)
+    # A family that trains in no time must not publish before every process has looked.
+    this_process().wait_for_everyone()
+    if done is not None and done in store.list_names():
         logger.info("%s: already published as %s", config.name, done)
         return done
+    parents = {role: store.open(version) for role, version in names.items()}
     started = time.perf_counter()
     trained = config.recipe.train(data.dataset, checkpoints, parents)
-    provenance = Provenance(
+    seconds = time.perf_counter() - started
+    version = ""
+    if this_process().is_main_process:
+        provenance = _provenance(config, data, parents=names, seconds=seconds)
+        version = _publish(trained, data, store=store, provenance=provenance)
+        workspace.mark_published(checkpoints, version, log=trained.log)
+    return as_main_says(version)
+
+
+def _provenance(config: RunConfig, data: Split, *, parents: dict[str, str], seconds: float) -> Provenance:
+    return Provenance(
         run=config.name,
         recipe=config.recipe.model_dump(mode="json"),
         data=config.data.model_dump(mode="json"),
@@ -46,12 +61,9 @@ def run(config: RunConfig, *, store: ModelStore, workspace: Workspace) -> str:
         split_fingerprint=data.dataset.split_fingerprint,
         protocol=config.protocol,
         packages={name: package_version(name) for name in PACKAGES},
-        train_seconds=round(time.perf_counter() - started, 1),
-        parents=names,
+        train_seconds=round(seconds, 1),
+        parents=parents,
     )
-    version = _publish(trained, data, store=store, provenance=provenance)
-    workspace.mark_published(checkpoints, version, log=trained.log)
-    return version
 
 
 def _publish(trained: TrainedModel, data: Split, *, store: ModelStore, provenance: Provenance) -> str:
@@ -67,21 +79,26 @@ def _publish(trained: TrainedModel, data: Split, *, store: ModelStore, provenanc
         raise
 
 
-def open_parents(recipe: Recipe, *, store: ModelStore, split_fingerprint: str) -> Mapping[str, Bundle]:
-    """Open the versions that a recipe names; RunRefused when one is missing or was fitted to another split.
+def parent_versions(recipe: Recipe, *, store: ModelStore, split_fingerprint: str) -> dict[str, str]:
+    """Role -> version that a recipe names; RunRefused when one is missing or was fitted to another split.
 
     A reference is a version, or `run:NAME`: the newest version that this run made on the same split and, where there
     is one, with the same seed.
     """
-    opened = {}
+    versions = {}
     for role, reference in recipe.parent_references().items():
         version = find_version(reference, store=store, split_fingerprint=split_fingerprint, seed=recipe.seed)
-        bundle = store.open(version)
-        found = bundle.manifest.provenance.split_fingerprint
+        found = store.manifest(version).provenance.split_fingerprint
         if found != split_fingerprint:
             raise RunRefused(f"recipe.{role}: {version} was fitted to another split ({found}, not {split_fingerprint})")
-        opened[role] = bundle
-    return opened
+        versions[role] = version
+    return versions
+
+
+def open_parents(recipe: Recipe, *, store: ModelStore, split_fingerprint: str) -> Mapping[str, Bundle]:
+    """Those versions, checked and opened."""
+    versions = parent_versions(recipe, store=store, split_fingerprint=split_fingerprint)
+    return {role: store.open(version) for role, version in versions.items()}
 
 
 def find_version(reference: str, *, store: ModelStore, split_fingerprint: str, seed: int) -> str:

@@ -66,8 +66,7 @@ class ReadOutNextItem(Objective):
     def forward(self, windows: HistoryBatch) -> Tensor:
         inputs, targets_T = inputs_and_targets(windows)
         targets_T = targets_T.to(self.encoder.scale.device)
-        if self.largest_scale is not None:
-            self.encoder.scale.data.clamp_(max=self.largest_scale)
+        self._clamp()
         vectors_ND = self.items(targets_T)
         logits_TN = self._users(inputs, vectors_ND) @ vectors_ND.T
         return cross_entropy(self._without_twins(logits_TN, targets_T), targets_T)
@@ -75,11 +74,16 @@ class ReadOutNextItem(Objective):
     @torch.no_grad()
     def refresh(self) -> Tensor:
         """Puts the current injected vectors into the encoder, so that it encodes as served; the item vectors."""
+        self._clamp()
         vectors_ND: Tensor = self.items()
         if self.projector is not None:
             table_NH = self.projector.table(len(vectors_ND), vectors_ND)
             self.encoder.item_inputs.copy_(table_NH)
         return vectors_ND.detach()
+
+    def _clamp(self) -> None:
+        if self.largest_scale is not None:
+            self.encoder.scale.data.clamp_(max=self.largest_scale)
 
     def _users(self, inputs: HistoryBatch, vectors_ND: Tensor) -> Tensor:
         injected_TH = None

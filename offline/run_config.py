@@ -72,12 +72,16 @@ class RunConfig:
 
     def varied(self, changes: dict[str, Any]) -> RunConfig:
         """The same run with some dotted recipe keys replaced; RunRefused when the recipe does not take them."""
-        section = self.recipe.model_dump()
+        # A default stays one: a recipe may refuse a pair of values only when both were asked for.
+        written = self.recipe.model_fields_set | {key.partition(".")[0] for key in changes}
+        section = {key: value for key, value in self.recipe.model_dump().items() if key in written}
         for key, value in changes.items():
             *path, leaf = key.split(".")
             target = section
             for part in path:
                 target = target.setdefault(part, {})
+                if not isinstance(target, dict):
+                    raise RunRefused(f"{self.name}: recipe.{key}: {part} has no parts")
             target[leaf] = value
         return replace(self, recipe=_recipe(Path(self.name), self.family, section))
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from model_store.encoders.history import HistoryBatch
 from offline.optimizers import MasterWeightAdamW
+from offline.processes import as_main_says
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def fit(
         started = time.perf_counter()
         loss = _epoch(model, optimizer, windows, plan=plan, accelerator=accelerator, progress=progress, seed=seed)
         progress.epoch += 1
-        progress.seconds += time.perf_counter() - started
+        progress.seconds = as_main_says(progress.seconds + time.perf_counter() - started)
         out_of_time = plan.minutes is not None and progress.seconds >= 60 * plan.minutes
         last = out_of_time or progress.epoch >= plan.epochs
         if last or progress.epoch % plan.evaluate_every == 0:
@@ -142,7 +143,9 @@ def fit(
             )
             _save(accelerator, folder)
     _load_trainable(objective, progress.best_weights)
-    accelerator.end_training()
+    # Not `end_training`: it would also end the talk between processes, and there is more to train or to publish.
+    for tracker in accelerator.trackers:
+        tracker.finish()
     accelerator.free_memory()
     return progress
 
@@ -229,7 +232,7 @@ def _warm_up(optimizer: torch.optim.Optimizer, plan: FitPlan, step: int) -> None
 def _evaluate(
     objective: Objective, validate: Callable[[], float], *, plan: FitPlan, progress: Progress, loss: float
 ) -> float:
-    ndcg = validate()
+    ndcg = as_main_says(validate())
     progress.curve.append(
         {
             "epoch": progress.epoch,

@@ -52,10 +52,13 @@ def draw(config: RunConfig, trials: int) -> list[dict[str, Any]]:
 
 
 def tune(config: RunConfig, *, trials: int, jobs: int, store: ModelStore, workspace: Workspace) -> list[Trial]:
-    """Runs what is not in the run's trial file yet (one JSON line per trial); returns all, best first."""
-    file = workspace.tuning_file(config.name)
-    done = {trial.number: trial for trial in _read(file)}
+    """Runs what is not in the run's trial file yet (one JSON line per trial); returns all, best first.
+
+    A run file whose data, protocol or recipe has changed begins a new trial file.
+    """
     drawn = draw(config, trials)
+    file = workspace.tuning_file(config.name, config.fingerprint(split_fingerprint=_data_of(config), parents={}))
+    done = {trial.number: trial for trial in _read(file)}
     todo = [(number, changes) for number, changes in enumerate(drawn) if not _same(done.get(number), changes)]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(_trial, config, number, changes, store.root) for number, changes in todo]
@@ -80,6 +83,10 @@ def _trial(config: RunConfig, number: int, changes: dict[str, Any], store_folder
     assert isinstance(figure, float)
     assert isinstance(epochs, int)
     return Trial(number, changes, figure, epochs, round(time.perf_counter() - started, 1))
+
+
+def _data_of(config: RunConfig) -> str:
+    return config.data.model_dump_json() + config.protocol
 
 
 def _read(file: Path) -> list[Trial]:

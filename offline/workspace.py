@@ -42,7 +42,7 @@ class Workspace:
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"{version}.{name}.npz"
 
-    def tuning_file(self, run: str) -> Path:
+    def tuning_file(self, run: str, fingerprint: str) -> Path:
         folder = self.folder / "tuning"
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{run}.jsonl"
+        return folder / f"{run}-{fingerprint}.jsonl"

@@ -9,9 +9,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from model_store.bundle import Bundle
 from model_store.manifest import Provenance
@@ -91,29 +88,6 @@ def open_bundle(tmp_path: Path) -> OpenBundle:
         return Bundle.load(ModelStore(tmp_path / "store").stage(parts, provenance=provenance).folder)
 
     return opened
-
-
-@pytest.fixture(scope="session")
-def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of three layers with a word tokenizer, as a folder that `open_base` takes."""
-    folder = tmp_path_factory.mktemp("tiny-base")
-    words = ["?", "a", "b", "|", *(str(n) for n in range(60)), "Item", *(f"({year})" for year in range(2000, 2010))]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        vocab_size=len(words),
-        initializer_range=0.2,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 @pytest.fixture(autouse=True)
