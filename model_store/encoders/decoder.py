@@ -1,15 +1,21 @@
-"""Stock transformers decoders without their token table: built from a config, read in packed rows."""
+"""Stock transformers decoders without their token table: built from a config, read in packed rows.
+
+transformers is imported where a decoder is made, not before: it takes seconds, and a process that meets no language
+model (SASRec, EASE) never needs it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoModel, PretrainedConfig, PreTrainedModel
 
-from model_store.encoders.packed_attention import ATTENTION, Packed
+from model_store.encoders.packed_attention import ATTENTION, Packed, register_packed_attention
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
 
 # What a config could use to run other code than transformers' own, or to need other kernels.
 _FORBIDDEN = ("auto_map", "quantization_config", "trust_remote_code")
@@ -25,7 +31,13 @@ class NoEmbedding(nn.Module):
 
 
 def decoder_config(config: Mapping[str, Any]) -> PretrainedConfig:
-    """ValueError for a model type that transformers does not ship, and for remote code or quantisation."""
+    """ValueError for a model type that transformers does not ship, and for remote code or quantisation.
+
+    Every decoder begins with its config, so from here on transformers knows the packed attention as well.
+    """
+    from transformers import CONFIG_MAPPING
+
+    register_packed_attention()
     values = dict(config)
     model_type = values.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
@@ -43,6 +55,8 @@ def decoder_config(config: Mapping[str, Any]) -> PretrainedConfig:
 
 def build_decoder(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     """With the architecture's own initial weights; on the meta device where that is torch's current one."""
+    from transformers import AutoModel
+
     return AutoModel.from_config(decoder_config(config), dtype=dtype, attn_implementation=ATTENTION)
 
 

@@ -1,6 +1,6 @@
 """One attention function for every encode: the new tokens of all histories in one row, each against its own past.
 
-No padding, no cache objects, no 4-D mask. Registered with `transformers.AttentionInterface` under the name "packed":
+No padding, no cache objects, no 4-D mask. `register_packed_attention` makes it known to transformers as "packed":
 transformers builds no mask for a name that it does not know, and hands keyword arguments of `model(...)` through to the
 attention function.
 """
@@ -14,7 +14,6 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
 ATTENTION = "packed"
 
@@ -151,4 +150,9 @@ def _unpacked(x_HSD: Tensor, histories: int) -> Tensor:
     return x_HSD.view(x_HSD.shape[0], histories, -1, x_HSD.shape[2]).transpose(0, 1)
 
 
-AttentionInterface.register(ATTENTION, packed_attention)
+def register_packed_attention() -> None:
+    """Makes ATTENTION a name that transformers knows; again changes nothing."""
+    # Imported here: a process that meets no language model (SASRec, EASE) need not wait seconds for transformers.
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION, packed_attention)
