@@ -18,14 +18,17 @@ import faiss
 import torch
 
 from app.batching import Batcher
+from app.collector import collector_paused
 from app.metrics import Metrics
 from app.work import Recommendation
 from model_store.bundle import Bundle
+from model_store.encoder_files import build_empty
 from model_store.encoders.history import HistoryBatch
+from model_store.preparing import find_prepared
 from model_store.retrieval import Want
 
 Phase = Literal["LOADING", "VALIDATING", "WARMING"]
-NICENESS = 10
+NICENESS = 19
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
 _log = logging.getLogger(__name__)
 
@@ -38,7 +41,8 @@ class Loader:
     """Loads one version at a time. A bundle belongs to the loader's thread until `load` returns it.
 
     Everything slow and bound to the interpreter (checksums, merging, shape checks) happens in a child process, because
-    a thread that holds the interpreter stalls the event loop; only the child ever reads the weights in the store.
+    a thread that holds the interpreter stalls the event loop; only the child ever reads the weights in the store. A
+    copy that an earlier child has made and checked is opened without another.
     """
 
     def __init__(self, cache: Path, batcher: Batcher, metrics: Metrics, *, device: str, load_seconds: float) -> None:
@@ -47,12 +51,15 @@ class Loader:
         self._child: subprocess.Popen[str] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=_one_thread)
 
-    async def load(self, folder: Path, enter: Callable[[Phase], None]) -> Bundle:
-        """Prepares, opens with golden queries, warms. enter: told each phase as it begins. LoadFailed says why."""
+    async def load(self, folder: Path, enter: Callable[[Phase], None], *, urgent: bool = False) -> Bundle:
+        """Prepares, opens with golden queries, warms. enter: told each phase as it begins. LoadFailed says why.
+
+        urgent: nothing is served yet, so there is nobody to be nice to.
+        """
         run = asyncio.get_running_loop().run_in_executor
         enter("LOADING")
         with self._metrics.load_seconds.labels("prepare").time():
-            prepared = await run(self._thread, self._prepare, folder)
+            prepared = await run(self._thread, self._prepare, folder, urgent)
         enter("VALIDATING")
         with self._metrics.load_seconds.labels("open").time():
             bundle = await run(self._thread, self._open, prepared)
@@ -70,10 +77,13 @@ class Loader:
             self._child.kill()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, folder: Path) -> Path:
+    def _prepare(self, folder: Path, urgent: bool) -> Path:
+        if (prepared := find_prepared(folder, self._cache)) is not None:
+            return prepared
+        nice = [] if urgent else ["nice", "-n", str(NICENESS)]
         command = [sys.executable, "-m", "model_store.preparing", str(folder), str(self._cache)]
         self._child = subprocess.Popen(
-            ["nice", "-n", str(NICENESS), *command],  # noqa: S607 - coreutils, wherever they are
+            [*nice, *command],
             stdout=subprocess.PIPE,
             text=True,
             stdin=subprocess.DEVNULL,
@@ -97,6 +107,8 @@ class Loader:
 
     def _open(self, prepared: Path) -> Bundle:
         try:
+            with collector_paused():
+                build_empty(prepared)  # for its imports: the first language model brings transformers
             return Bundle.open(prepared, self._device)
         except Exception as error:  # whatever is wrong with one version must not end what serves another
             _log.exception("a version could not be opened")

@@ -11,6 +11,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from app.collector import set_aside_start_up
 from app.main import create_app
 from app.service import Service
 from app.settings import Settings
@@ -68,6 +69,7 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 def serve(settings: Settings) -> int:
     app = create_app(settings)
     sys.setswitchinterval(SWITCH_SECONDS)
+    set_aside_start_up()
     server = Server(server_config(app, settings), app, settings.grace_seconds)
     server.run()
     return 0 if server.started else 1

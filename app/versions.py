@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -146,7 +147,9 @@ class Versions:
         try:
             self._enter(version, "STAGED")
             folder = await asyncio.to_thread(self._locate, version)
-            self._fresh[version] = Loaded(await self._loader.load(folder, lambda phase: self._enter(version, phase)))
+            enter = partial(self._enter, version)
+            urgent = self.serving is None
+            self._fresh[version] = Loaded(await self._loader.load(folder, enter, urgent=urgent))
             self._enter(version, "READY")
             self._metrics.swaps.labels("loaded").inc()
         except Exception as error:  # a failure that is not recorded as one would be tried again for ever

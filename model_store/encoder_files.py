@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from model_store.encoders import EncoderConfig
 from model_store.encoders.history import QueryEncoder
@@ -19,6 +22,22 @@ CONFIG = "encoder/config.json"
 WEIGHTS = "encoder/weights.safetensors"
 ITEM_TOKENS = "item_tokens.safetensors"
 TOKEN_TABLE = {"tokens": "item_tokens.tokens", "offsets": "item_tokens.offsets"}  # name in the file -> in the state
+
+
+class _WithoutInitialValues(TorchFunctionMode):
+    """Leaves out torch.nn.init: a normal draw on the meta device imports torch._dynamo and sympy, for a second."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 class EncoderFile(BaseModel):
@@ -49,22 +68,34 @@ def read_encoder_config(folder: Path) -> EncoderConfig:
         raise BundleRefused(f"{CONFIG}: {error.errors()[0]['msg']}") from error
 
 
+def build_empty(folder: Path) -> QueryEncoder:
+    """The encoder that config.json describes, on the meta device: without memory. BundleRefused when there is none.
+
+    The first encoder of a kind imports what it needs: transformers, for a language model, which takes seconds.
+    """
+    config = read_encoder_config(folder)
+    try:
+        with torch.device("meta"), _WithoutInitialValues():
+            return config.build()
+    except (RuntimeError, ValueError, TypeError) as error:  # a decoder's config that transformers refuses
+        raise BundleRefused(f"{CONFIG}: {error}") from error
+
+
 def read_encoder(folder: Path, *, device: str = "cpu") -> QueryEncoder:
     """Builds the encoder without initialising it, and gives it the tensors of the files, in memory of its own.
 
     A mapped file that somebody truncates is SIGBUS, which ends the process: hence the copies.
     BundleRefused when config and tensors do not fit each other exactly.
     """
-    config = read_encoder_config(folder)
+    encoder = build_empty(folder)
     state = read_tensors(folder / WEIGHTS)
     if (folder / ITEM_TOKENS).exists():
         state |= {TOKEN_TABLE[short]: tensor for short, tensor in read_tensors(folder / ITEM_TOKENS).items()}
     try:
-        with torch.device("meta"):
-            encoder = config.build()
         encoder.load_state_dict(state, assign=True)
-    except (RuntimeError, ValueError, TypeError) as error:  # keys, shapes; an LM config that transformers refuses
+    except (RuntimeError, ValueError, TypeError) as error:  # keys, shapes
         raise BundleRefused(f"{WEIGHTS} does not fit {CONFIG}: {error}") from error
+    del state  # or each tensor would outlive its cast, and the language model be in memory twice
     encoder.rebuild_buffers()
     left = [name for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()] if tensor.is_meta]
     if left:

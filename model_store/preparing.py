@@ -2,7 +2,7 @@
 
     python -m model_store.preparing FOLDER CACHE
 
-prints {"folder": ...}, or {"reason": ...} and ends with 1. Niced and on one thread: a service goes on answering.
+prints {"folder": ...}, or {"reason": ...} and ends with 1. One thread; whoever starts it decides how nice it is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 import faiss
 import torch
 
+from model_store.durable import sync, write_durably
 from model_store.errors import BundleRefused
 from model_store.manifest import FileRecord
 from model_store.verification import (
@@ -27,12 +28,14 @@ from model_store.verification import (
     MANIFEST,
     MANIFEST_SHA256,
     read_manifest,
+    regular_files,
     verify_contents,
     verify_files,
 )
 
 KEPT = 6  # prepared versions in a cache
 ABANDONED_SECONDS = 3600.0
+SEEN = ".seen"  # beside each copy: what its files looked like when their checksums were taken
 
 
 def prepare(bundle_folder: Path, cache_folder: Path) -> Path:
@@ -41,21 +44,52 @@ def prepare(bundle_folder: Path, cache_folder: Path) -> Path:
     What is there already is checked again and used. The copy appears whole or not at all. BundleRefused with the
     reason; OSError when the cache cannot be written.
     """
-    read_manifest(bundle_folder)
-    content = (bundle_folder / MANIFEST).read_bytes()
-    target = cache_folder / hashlib.sha256(content).hexdigest()
-    if not _is_ready(target):
+    target = _place(bundle_folder, cache_folder)
+    seen = _seen_if_ready(target)
+    if seen is None:
         cache_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         copy = cache_folder / f".preparing-{secrets.token_hex(8)}"
         copy.mkdir(mode=0o700)
         try:
             _copy(bundle_folder, copy)
-            _put(copy, target)
+            seen = _put(copy, target)
         finally:
             shutil.rmtree(copy, ignore_errors=True)
+    write_durably(_seen_file(target), json.dumps(seen).encode())
     os.utime(target)
     _tidy(cache_folder)
     return target
+
+
+def find_prepared(bundle_folder: Path, cache_folder: Path) -> Path | None:
+    """The copy that `prepare` made, if its files are those whose checksums were taken then; None: `prepare` it.
+
+    Asks sizes and times of change, and reads no weights: it may run in a process that serves.
+    BundleRefused when the bundle's own manifest is damaged or gone.
+    """
+    target = _place(bundle_folder, cache_folder)
+    try:
+        if json.loads(_seen_file(target).read_bytes()) != _looks(target):
+            return None
+        os.utime(target)
+    except (BundleRefused, OSError, ValueError):
+        return None
+    return target
+
+
+def _place(bundle_folder: Path, cache_folder: Path) -> Path:
+    read_manifest(bundle_folder)
+    return cache_folder / hashlib.sha256((bundle_folder / MANIFEST).read_bytes()).hexdigest()
+
+
+def _seen_file(target: Path) -> Path:
+    return target.with_name(target.name + SEEN)
+
+
+def _looks(folder: Path) -> dict[str, list[int]]:
+    """Name -> bytes, and when the file last changed, in ns: of its times the one that no program can set."""
+    stats = {name: file.stat() for name, file in regular_files(folder).items()}
+    return {name: [stat.st_size, stat.st_ctime_ns] for name, stat in stats.items()}
 
 
 def _copy(source: Path, copy: Path) -> None:
@@ -77,26 +111,34 @@ def _copied(source: Path, target: Path) -> FileRecord:
         while block := read.read(BLOCK):
             digest.update(block)
             size += written.write(block)
+    sync(target)  # else a crash could leave a file of the right size, and other content
     return FileRecord(sha256=digest.hexdigest(), bytes=size)
 
 
-def _put(copy: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)  # a damaged one: `_is_ready` has looked
+def _put(copy: Path, target: Path) -> dict[str, list[int]]:
+    """What the files look like."""
+    shutil.rmtree(target, ignore_errors=True)  # a damaged one: `_seen_if_ready` has looked
+    seen = _looks(copy)
     try:
         copy.rename(target)
     except OSError:
-        if not _is_ready(target):  # else another process was quicker
+        theirs = _seen_if_ready(target)  # another process was quicker
+        if theirs is None:
             raise
+        return theirs
+    return seen
 
 
-def _is_ready(target: Path) -> bool:
+def _seen_if_ready(target: Path) -> dict[str, list[int]] | None:
+    """What the files of a whole copy look like, from before their checksums were taken; None when it is not whole."""
     if not target.exists():
-        return False
+        return None
     try:
+        seen = _looks(target)
         verify_contents(target, verify_files(target))
     except BundleRefused:
-        return False
-    return hashlib.sha256((target / MANIFEST).read_bytes()).hexdigest() == target.name
+        return None
+    return seen if hashlib.sha256((target / MANIFEST).read_bytes()).hexdigest() == target.name else None
 
 
 def _tidy(cache: Path) -> None:
@@ -107,6 +149,9 @@ def _tidy(cache: Path) -> None:
     ]
     for path in [*[path for path in prepared if not path.name.startswith(".")][KEPT:], *abandoned]:
         shutil.rmtree(path, ignore_errors=True)
+    for seen in cache.glob(f"*{SEEN}"):
+        if not seen.with_suffix("").is_dir():
+            seen.unlink(missing_ok=True)
 
 
 def _used(path: Path) -> float:
@@ -130,7 +175,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    os.nice(19)
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     sys.exit(main())

@@ -107,7 +107,7 @@ def running(settings: Settings) -> Iterator[Running]:
         thread.join()
 
 
-def prepare_here(loader: Loader, folder: Path) -> Path:
+def prepare_here(loader: Loader, folder: Path, urgent: bool) -> Path:
     return prepare(folder, loader._cache)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from app.loading import Loader, LoadFailed, Phase
 from app.metrics import Metrics
 from app.settings import Settings
 from app.work import Recommendation
+from model_store.preparing import prepare
 
 if TYPE_CHECKING:
     from tests.app.conftest import Pair, Running
@@ -90,7 +92,7 @@ def _longest_stall(server: Running, pair: Pair, version: str) -> float:
     return longest.result()
 
 
-def load(folder: Path, cache: Path, seconds: float = 120.0) -> tuple[list[Phase], float]:
+def load(folder: Path, cache: Path, *, seconds: float = 120.0, urgent: bool = False) -> tuple[list[Phase], float]:
     """The phases, and the seconds that the longest history is then believed to take."""
     phases: list[Phase] = []
     metrics = Metrics()
@@ -99,7 +101,7 @@ def load(folder: Path, cache: Path, seconds: float = 120.0) -> tuple[list[Phase]
         batcher = Batcher(metrics)
         loader = Loader(cache, batcher, metrics, device="cpu", load_seconds=seconds)
         try:
-            bundle = await loader.load(folder, phases.append)
+            bundle = await loader.load(folder, phases.append, urgent=urgent)
         finally:
             loader.close()
         return batcher.pace(bundle.version, Recommendation).seconds(bundle.manifest.max_history)
@@ -112,6 +114,28 @@ def test_the_phases_of_a_load_and_what_warming_learns(pair: Pair, tmp_path: Path
     phases, believed = load(pair.store.folder(pair.beta), tmp_path / "cache")
     assert phases == ["LOADING", "VALIDATING", "WARMING"]
     assert 0 < believed < 5
+
+
+def test_a_checked_copy_needs_no_child(pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pair.store.folder(pair.beta)
+    prepare(folder, tmp_path / "cache")
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a child was started"))
+    phases, _ = load(folder, tmp_path / "cache")
+    assert phases == ["LOADING", "VALIDATING", "WARMING"]
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+def test_a_child_is_nice_while_something_is_served(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, urgent: bool
+) -> None:
+    """`sys.executable` stands in for itself and tells how nice it is."""
+    tell = tmp_path / "python"
+    tell.write_text('#!/bin/sh\necho "{\\"reason\\": \\"niceness $(nice)\\"}"\nexit 1\n')
+    tell.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tell))
+    expected = os.nice(0) if urgent else 19
+    with pytest.raises(LoadFailed, match=f"niceness {expected}$"):
+        load(pair.store.folder(pair.beta), tmp_path / "cache", urgent=urgent)
 
 
 def test_the_child_says_why_it_refuses(pair: Pair, tmp_path: Path) -> None:

@@ -59,9 +59,9 @@ def play(store: ModelStore, story: Callable[[Scene], Awaitable[None]], *, keep_p
         loads: list[str] = []
         prepare = loader._prepare
 
-        def counted(folder: Path) -> Path:
+        def counted(folder: Path, urgent: bool) -> Path:
             loads.append(folder.name)
-            return prepare(folder)
+            return prepare(folder, urgent)
 
         loader._prepare = counted  # type: ignore[method-assign]
         versions = Versions(store, loader, batcher, metrics, poll_seconds=0.02, keep_previous=keep_previous)
@@ -199,9 +199,9 @@ def test_a_rollback_does_not_wait_for_a_load(pair: Pair, published: Callable[...
         await scene.until(scene.serves(pair.beta, pair.alpha))
         gate, prepare = threading.Event(), scene.versions._loader._prepare
 
-        def slow(folder: Path) -> Path:
+        def slow(folder: Path, urgent: bool) -> Path:
             assert gate.wait(30)
-            return prepare(folder)
+            return prepare(folder, urgent)
 
         scene.versions._loader._prepare = slow  # type: ignore[method-assign]
         gamma = published(pair.store, "gamma", seed=2)

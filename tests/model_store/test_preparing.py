@@ -17,14 +17,14 @@ from model_store import preparing
 from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
 from model_store.errors import BundleRefused
-from model_store.preparing import prepare
+from model_store.preparing import find_prepared, prepare
 from model_store.store import ModelStore
 
 
 def test_the_copy_answers_like_the_bundle(bundle_folder: Path, tmp_path: Path) -> None:
     prepared = prepare(bundle_folder, tmp_path / "cache")
     assert prepared.name == hashlib.sha256((bundle_folder / "manifest.json").read_bytes()).hexdigest()
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [prepared.name]
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {prepared.name, f"{prepared.name}.seen"}
     histories = HistoryBatch.of([[1, 2, 3]])
     vectors_BD = Bundle.open(prepared).encode(histories).vectors_BD
     assert torch.equal(vectors_BD, Bundle.load(bundle_folder).encode(histories).vectors_BD)
@@ -58,6 +58,54 @@ def test_a_damaged_copy_is_made_again(bundle_folder: Path, tmp_path: Path, damag
         (prepared / "extra").write_text("")
     assert prepare(bundle_folder, tmp_path / "cache") == prepared
     Bundle.load(prepared)
+
+
+def test_an_untouched_copy_is_found_without_reading_it(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    assert find_prepared(bundle_folder, cache) is None
+    prepared = prepare(bundle_folder, cache)
+    os.utime(prepared, (1, 1))
+    for name in ("verify_files", "verify_contents"):
+        monkeypatch.setattr(preparing, name, lambda *_, **__: pytest.fail("it was read"))
+    assert find_prepared(bundle_folder, cache) == prepared
+    assert prepared.stat().st_mtime > 1, "used just now, so it is the last to be tidied away"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "extra", "link", "gone", "unseen", "half seen"])
+def test_a_touched_copy_is_not_found_until_it_was_checked(bundle_folder: Path, tmp_path: Path, damage: str) -> None:
+    prepared = prepare(bundle_folder, tmp_path / "cache")
+    file, seen = prepared / "encoder" / "weights.safetensors", prepared.with_name(f"{prepared.name}.seen")
+    before = file.stat()
+    if damage == "flipped":
+        file.write_bytes(file.read_bytes()[:-1] + b"\1")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # as if nobody had been there
+    elif damage == "truncated":
+        file.write_bytes(b"")
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "extra":
+        (prepared / "extra").write_text("")
+    elif damage == "link":
+        (prepared / "extra").symlink_to(file)
+    elif damage == "gone":
+        shutil.rmtree(prepared)
+    elif damage == "unseen":
+        seen.unlink()
+    else:
+        seen.write_bytes(seen.read_bytes()[:20])
+    assert find_prepared(bundle_folder, tmp_path / "cache") is None
+    assert prepare(bundle_folder, tmp_path / "cache") == prepared
+    assert find_prepared(bundle_folder, tmp_path / "cache") == prepared
+    Bundle.load(prepared)
+
+
+def test_a_bundle_without_its_manifest_has_no_copy(bundle_folder: Path, tmp_path: Path) -> None:
+    prepare(bundle_folder, tmp_path / "cache")
+    (bundle_folder / "manifest.json").unlink()
+    with pytest.raises(BundleRefused, match=r"manifest\.json"):
+        find_prepared(bundle_folder, tmp_path / "cache")
 
 
 def test_a_bundle_that_changes_while_it_is_read(
@@ -100,7 +148,8 @@ def test_the_cache_does_not_grow_for_ever(store: ModelStore, publish: Callable[.
     os.utime(cache / ".preparing-old", (time.time() - 5000,) * 2)
     (cache / ".preparing-new").mkdir()
     prepared.append(prepare(store.folder(publish()), cache))
-    assert {path.name for path in cache.iterdir()} == {*[path.name for path in prepared[2:]], ".preparing-new"}
+    kept = {path.name for path in prepared[2:]}
+    assert {path.name for path in cache.iterdir()} == {*kept, *[f"{name}.seen" for name in kept], ".preparing-new"}
 
 
 def test_the_child_process(bundle_folder: Path, tmp_path: Path) -> None:
