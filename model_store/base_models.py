@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from model_store.base_files import base_folder, stored_tensors, tensors_identity
-from model_store.encoders.decoder import build_decoder, cast_decoder, decoder_config, read_row, take_embedding
+from model_store.encoders.decoder import build_decoder, decoder_config, read_row, take_embedding
 from model_store.encoders.packed_attention import ATTENTION, Packed
 from model_store.encoders.token_row import TokenBlocks
 from model_store.errors import BaseModelRefused
@@ -71,9 +71,7 @@ def open_base(
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_init_seed)
-            # Drawn in float32 and cast: draws in another dtype would be other weights, and LoRA is merged in float32.
-            lm = build_decoder(config, torch.float32)
-        cast_decoder(lm, dtype)
+            lm = build_decoder(config, dtype)
         identity = tensors_identity(lm.state_dict().items())
     lm.eval()
     refuse_unless_packed_is_exact(lm, name_or_folder)

@@ -11,6 +11,8 @@ from offline.metrics import Floats
 from offline.score_matrix import Scorer
 from offline.sequences import SequenceDataset
 
+CHEAP_ROWS = ("popularity", "markov", "ease", "ease-recency")
+
 
 class Popularity:
     """The same list for everybody: events in training."""
@@ -66,9 +68,10 @@ class RecencyEase:
 def cheap_rows(dataset: SequenceDataset, *, lam: float = 200.0, tau: float = 10.0) -> dict[str, Scorer]:
     """Name of the row -> its scorer."""
     weights_NN = ease_weights(dataset.train, len(dataset.catalog), lam=lam)
-    return {
-        "popularity": Popularity(dataset),
-        "markov": Markov(dataset),
-        "ease": RecencyEase(weights_NN, tau=None),
-        "ease-recency": RecencyEase(weights_NN, tau=tau),
-    }
+    scorers: list[Scorer] = [
+        Popularity(dataset),
+        Markov(dataset),
+        RecencyEase(weights_NN, tau=None),
+        RecencyEase(weights_NN, tau=tau),
+    ]
+    return dict(zip(CHEAP_ROWS, scorers, strict=True))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from model_store.store import ModelStore
-from offline.baselines import cheap_rows
+from offline.baselines import CHEAP_ROWS, cheap_rows
 from offline.bootstrap import Contrast, compare, user_intervals
 from offline.metrics import EventScores, Floats
 from offline.run_config import RunRefused
@@ -61,7 +61,7 @@ def side_by_side(
     """
     rows = [resolve(reference, store) for reference in references]
     base_name = None if base is None else resolve(base, store).name
-    _check([row.name for row in rows], base_name)
+    _check([row.name for row in rows], base_name, cheap=cheap)
     splits = {m.provenance.split_fingerprint: m for row in rows for m in row.versions}
     if len(splits) > 1:
         raise RunRefused("these versions were fitted to different splits: their figures cannot stand side by side")
@@ -85,8 +85,9 @@ def side_by_side(
     return Table(data.dataset.name, data.dataset.protocol, subset, seen_removed, figures, contrasts)
 
 
-def _check(names: list[str], base: str | None) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+def _check(names: list[str], base: str | None, *, cheap: bool) -> None:
+    named = [*names, *CHEAP_ROWS] if cheap else names
+    twice = sorted({name for name in named if named.count(name) > 1})
     if twice:
         raise RunRefused(f"named twice: {', '.join(twice)}")
     if base is not None and base not in names:

@@ -36,7 +36,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["?", "a", "b", "|", *(str(n) for n in range(60)), "Item", *(f"({year})" for year in range(2000, 2010))]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    torch.manual_seed(0)
+    torch.manual_seed(7)  # not the seed of the random control: that would be the same model
     config = LlamaConfig(
         hidden_size=32,
         intermediate_size=48,

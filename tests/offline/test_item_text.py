@@ -6,7 +6,12 @@ import pytest
 from offline.item_text import check_template, item_texts
 
 TEMPLATE = "{title} ({year}) | {categories}"
-SCHEMA = {"title": pl.String, "text": pl.String, "categories": pl.List(pl.String), "year": pl.Int64}
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "title": pl.String,
+    "text": pl.String,
+    "categories": pl.List(pl.String),
+    "year": pl.Int64,
+}
 
 
 @pytest.mark.parametrize(

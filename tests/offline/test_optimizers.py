@@ -7,14 +7,13 @@ from offline.optimizers import MasterWeightAdamW
 
 def test_float32_parameters_are_stepped_as_by_adamw() -> None:
     ours, theirs = (torch.nn.Parameter(torch.arange(4.0)) for _ in range(2))
-    steps = {"lr": 0.1, "weight_decay": 0.01}
     for parameter, optimizer in (
-        (ours, MasterWeightAdamW([{"params": [ours]}], **steps)),
-        (theirs, torch.optim.AdamW([theirs], **steps)),
+        (ours, MasterWeightAdamW([{"params": [ours]}], lr=0.1, weight_decay=0.01)),
+        (theirs, torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.01)),
     ):
         for _ in range(3):
             optimizer.zero_grad()
-            (parameter**2).sum().backward()
+            torch.autograd.backward((parameter**2).sum())
             optimizer.step()
     torch.testing.assert_close(ours, theirs)
 
@@ -24,7 +23,7 @@ def test_updates_below_bfloat16_resolution_add_up() -> None:
     optimizer = MasterWeightAdamW([{"params": [parameter]}], lr=1e-4, weight_decay=0.0)
     for _ in range(100):
         optimizer.zero_grad()
-        parameter.sum().backward()
+        torch.autograd.backward(parameter.sum())
         optimizer.step()
     # 100 steps of 1e-4; each alone would round back to 1.
     torch.testing.assert_close(parameter.float(), torch.full((3,), 0.99), atol=4e-3, rtol=0)
@@ -39,7 +38,7 @@ def test_masters_survive_a_checkpoint() -> None:
             optimizer.load_state_dict(saved)
         for _ in range(steps):
             optimizer.zero_grad()
-            (parameter.float() ** 2).sum().backward()
+            torch.autograd.backward((parameter.float() ** 2).sum())
             optimizer.step()
         return parameter, optimizer
 

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import offline.pipeline
 from model_store.bundle import Bundle
 from model_store.retrieval import Want
 from model_store.store import ModelStore
-from offline import datasets
+from offline import datasets, evaluation
 from offline.evaluation import evaluate
 from offline.families import ease, sasrec
 from offline.pipeline import open_parents, run
@@ -164,7 +163,7 @@ def test_a_bundle_that_fails_leaves_nothing(
 
     config = RunConfig.load(write_run("tiny", "ease", lam="5"))
     if part == "measure":
-        monkeypatch.setattr(offline.pipeline.evaluation, "evaluate", broken)
+        monkeypatch.setattr(evaluation, "evaluate", broken)
     else:
         original = ease.Recipe.train
 
