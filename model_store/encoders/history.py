@@ -130,7 +130,7 @@ class QueryEncoder(nn.Module, ABC):
         """Cost of each history in tokens that the encoder will read: what admission and batching count in."""
         return [int(n) for n in histories.lengths]
 
-    def rebuild_buffers(self) -> None:  # noqa: B027 - most encoders have none
+    def rebuild_buffers(self) -> None:
         """Recompute what the state dict does not hold (RoPE tables) after a load on the meta device."""
 
 
