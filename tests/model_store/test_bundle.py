@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
+from model_store import encoder_files
 from model_store.bundle import Bundle
 from model_store.encoders.history import Encoded, HistoryBatch, QueryEncoder, UserState
-from model_store.encoders.language_model import LanguageModelConfig
+from model_store.encoders.language_model import LanguageModelConfig, LanguageModelEncoder
 from model_store.manifest import Provenance
 from model_store.preparing import prepare
 from model_store.retrieval import Want
@@ -205,6 +208,24 @@ def test_a_gpu_answers_the_same(bundle_folder: Path) -> None:
         assert a.scores.tolist() == b.scores.tolist()
 
 
+def a_language_model(**options: object) -> LanguageModelEncoder:
+    lm = LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+    config = LanguageModelConfig.model_validate(
+        {"lm": lm.to_dict(), "items": 40, "dim": 8, "max_history": 12, "jump": 3, **options}
+    )
+    torch.manual_seed(0)
+    encoder = config.build().eval()
+    generator = torch.Generator().manual_seed(0)
+    for name in ("prefix_inputs", "suffix_inputs", "item_inputs", "token_inputs"):
+        if (table := getattr(encoder, name, None)) is not None:
+            table.normal_(generator=generator)
+    if hasattr(encoder, "item_tokens"):
+        encoder.item_tokens.tokens.copy_(torch.randint(0, 5, (80,), generator=generator))
+        encoder.item_tokens.offsets.copy_(torch.arange(41) * 2)
+    return encoder
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native bfloat16", "emulated bfloat16"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -219,24 +240,46 @@ def test_a_language_model_comes_back_from_disk(
     tiny_parts: Callable[..., BundleParts],
     provenance: Provenance,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     options: dict[str, object],
+    native: bool,
 ) -> None:
-    lm = LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
-    config = LanguageModelConfig.model_validate(
-        {"lm": lm.to_dict(), "items": 40, "dim": 8, "max_history": 12, "jump": 3, **options}
-    )
-    encoder = config.build().eval()
-    generator = torch.Generator().manual_seed(0)
-    for name in ("prefix_inputs", "suffix_inputs", "item_inputs", "token_inputs"):
-        if (table := getattr(encoder, name, None)) is not None:
-            table.normal_(generator=generator)
-    if hasattr(encoder, "item_tokens"):
-        encoder.item_tokens.tokens.copy_(torch.randint(0, 5, (80,), generator=generator))
-        encoder.item_tokens.offsets.copy_(torch.arange(41) * 2)
+    """Bit for bit: in bfloat16 where the processor multiplies it, else in float32 with the same, rounded weights."""
+    monkeypatch.setattr(encoder_files, "multiplies_bfloat16", lambda device: native)
+    encoder = a_language_model(**options)
     parts = replace(tiny_parts("language-model"), encoder=encoder, controls={})
     version = store.publish(store.stage(parts, provenance=provenance))
     opened = Bundle.open(prepare(store.folder(version), tmp_path / "cache"))
     assert (store.folder(version) / "item_tokens.safetensors").exists() == hasattr(encoder, "item_tokens")
+    in_bfloat16 = native and encoder.config.dtype == "bfloat16"
+    assert opened.encoder.get_buffer("prefix_inputs").dtype == (torch.bfloat16 if in_bfloat16 else torch.float32)
     with torch.inference_mode():
-        assert torch.equal(opened.encode(histories()).vectors_BD, encoder(histories().windowed(12, 3)))
-    assert (opened.encode(histories(), [None] * 3).states[0] is not None) == config.causal
+        as_trained_BD = encoder(histories().windowed(12, 3))
+        if not native:
+            encoder.compute_in(torch.float32)
+        vectors_BD = opened.encode(histories()).vectors_BD
+        assert torch.equal(vectors_BD, encoder(histories().windowed(12, 3)))
+    cosines_B = torch.nn.functional.cosine_similarity(vectors_BD, as_trained_BD)
+    assert float(cosines_B.min()) >= 1 - opened.manifest.golden.cosine
+    assert opened.manifest.dtype == encoder.config.dtype, "what is stored is what was trained, whatever computes here"
+    assert (opened.encode(histories(), [None] * 3).states[0] is not None) == encoder.config.causal
+
+
+@pytest.mark.parametrize("kind", ["sequence", "language model"])
+def test_a_bundle_is_freed_without_the_collector(
+    store: ModelStore, tiny_parts: Callable[..., BundleParts], provenance: Provenance, kind: str
+) -> None:
+    """A service sets what it has imported aside from the collector, and bundles in memory with it; and a collection
+    would stall it."""
+    parts = tiny_parts()
+    if kind == "language model":
+        parts = replace(parts, encoder=a_language_model(item_input="vector"), controls={})
+    opened = store.open(store.publish(store.stage(parts, provenance=provenance)))
+    opened.retrieve(histories(), wants())
+    left = [weakref.ref(part) for part in (*opened.encoder.modules(), *opened.encoder.parameters(), opened.index)]
+    gc.disable()
+    try:
+        del opened
+        assert not [reference() for reference in left if reference() is not None]
+    finally:
+        gc.enable()

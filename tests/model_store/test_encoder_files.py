@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from model_store.encoder_files import ITEM_TOKENS, WEIGHTS, read_encoder, read_tensors, write_encoder
+from model_store import encoder_files
+from model_store.encoder_files import (
+    ITEM_TOKENS,
+    WEIGHTS,
+    multiplies_bfloat16,
+    read_encoder,
+    read_tensors,
+    write_encoder,
+)
+from model_store.encoders.language_model import LanguageModelConfig, LanguageModelEncoder
 from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
 from model_store.errors import BundleRefused
 
@@ -77,3 +87,61 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"12345678")
     with pytest.raises(BundleRefused, match=r"x\.safetensors"):
         read_tensors(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "multiplies"),
+    [
+        ({"avx2": True, "avx512_f": True}, False),
+        ({}, False),
+        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+    ],
+)
+def test_a_processor_multiplies_bfloat16_or_emulates_it(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], multiplies: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert multiplies_bfloat16(torch.device("cpu")) == multiplies
+    assert multiplies_bfloat16(torch.device("cuda")), "whatever the processor can do"
+
+
+def test_torch_and_the_kernel_are_of_one_mind_about_this_processor() -> None:
+    """torch's names are no documented interface: one that changed would make every CPU one that emulates."""
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if "flags" not in flags:
+        pytest.skip("the kernel lists no flags of an x86 processor")
+    assert {"avx512_bf16", "amx_bf16"} <= torch.cpu.get_capabilities().keys()
+    assert multiplies_bfloat16(torch.device("cpu")) == ("avx512_bf16" in flags or "amx_bf16" in flags)
+
+
+def test_a_cast_encoder_is_not_in_memory_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the last tensor is cast, none of the stored ones is left, though the caller has not got the encoder yet."""
+    lm = {"model_type": "llama", "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2}
+    config = LanguageModelConfig(
+        lm=lm | {"num_attention_heads": 2}, items=6, dim=4, max_history=5, jump=1, item_input="vector", dtype="bfloat16"
+    )
+    encoder = config.build()
+    stored = sum(tensor.nbytes for tensor in encoder.state_dict().values() if tensor.dtype == torch.bfloat16)
+    write_encoder(encoder, tmp_path)
+    del encoder
+    left = []
+    cast = LanguageModelEncoder.compute_in
+
+    def watched(encoder: LanguageModelEncoder, dtype: torch.dtype) -> None:
+        before = stored_bytes()
+        cast(encoder, dtype)
+        left.append((before, stored_bytes()))
+
+    monkeypatch.setattr(LanguageModelEncoder, "compute_in", watched)
+    monkeypatch.setattr(encoder_files, "multiplies_bfloat16", lambda device: False)
+    gc.collect()
+    assert stored_bytes() == 0
+    read_encoder(tmp_path)
+    assert left == [(stored, 0)]
+
+
+def stored_bytes() -> int:
+    """Of all bfloat16 tensors in this process."""
+    tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+    return sum(tensor.nbytes for tensor in tensors if tensor.dtype == torch.bfloat16 and not tensor.is_meta)
