@@ -20,6 +20,7 @@ from offline import datasets
 from offline.pipeline import open_parents
 from offline.run_config import RunConfig, RunRefused
 from offline.splits import split
+from offline.validation import Validation
 from offline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """changes: dotted recipe key -> value. ndcg10: mean of the last validation figures of the chosen epoch."""
+    """changes: dotted recipe key -> value. ndcg10: on validation; of a family that trains in epochs the mean of the
+    last figures of the chosen one. epochs: 0 for a closed form."""
 
     number: int
     changes: dict[str, Any]
@@ -37,17 +39,20 @@ class Trial:
 
 
 def draw(config: RunConfig, trials: int) -> list[dict[str, Any]]:
-    """Distinct draws, the same for the same run file; trial 0 is the file as it stands."""
+    """Draws that make distinct recipes, the same for the same run file; trial 0 is the file as it stands."""
     if not config.tune:
         raise RunRefused(f"{config.name}: there is no [tune] section to draw from")
     generator = random.Random(0)
     drawn: list[dict[str, Any]] = [{}]
+    recipes = [config.recipe.model_dump()]
     for _ in range(trials * 50):
         if len(drawn) == trials:
             break
         changes = {key: generator.choice(values) for key, values in sorted(config.tune.items())}
-        if changes not in drawn:
+        recipe = config.varied(changes).recipe.model_dump()
+        if recipe not in recipes:
             drawn.append(changes)
+            recipes.append(recipe)
     return drawn
 
 
@@ -62,13 +67,22 @@ def tune(config: RunConfig, *, trials: int, jobs: int, store: ModelStore, worksp
     todo = [(number, changes) for number, changes in enumerate(drawn) if not _same(done.get(number), changes)]
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(_trial, config, number, changes, store.root) for number, changes in todo]
-        for future in as_completed(futures):
-            trial = future.result()
-            done[trial.number] = trial
-            with file.open("a") as out:
-                out.write(json.dumps({name: getattr(trial, name) for name in trial.__slots__}) + "\n")
-            logger.info("trial %d: ndcg@10 %.4f %s (%.0f s)", trial.number, trial.ndcg10, trial.changes, trial.seconds)
+        try:
+            for future in as_completed(futures):
+                trial = future.result()
+                done[trial.number] = trial
+                with file.open("a") as out:
+                    out.write(json.dumps({name: getattr(trial, name) for name in trial.__slots__}) + "\n")
+                _say(trial)
+        except BaseException:
+            # Else the reason would wait for all that has not begun.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return sorted((done[n] for n in range(len(drawn))), key=lambda trial: -trial.ndcg10)
+
+
+def _say(trial: Trial) -> None:
+    logger.info("trial %d: ndcg@10 %.4f %s (%.0f s)", trial.number, trial.ndcg10, trial.changes, trial.seconds)
 
 
 def _trial(config: RunConfig, number: int, changes: dict[str, Any], store_folder: Path) -> Trial:
@@ -78,8 +92,11 @@ def _trial(config: RunConfig, number: int, changes: dict[str, Any], store_folder
     parents = open_parents(varied.recipe, store=ModelStore(store_folder), split_fingerprint=dataset.split_fingerprint)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as checkpoints:
-        log = varied.recipe.train(dataset, Path(checkpoints), parents).log
-    figure, epochs = log["best_mean_ndcg@10"], log["epochs"]
+        trained = varied.recipe.train(dataset, Path(checkpoints), parents)
+        figure, epochs = trained.log.get("best_mean_ndcg@10"), trained.log.get("epochs", 0)
+        if figure is None:
+            validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)
+            figure = validation.ndcg10(trained.parts.encoder, trained.parts.item_vectors_ND)
     assert isinstance(figure, float)
     assert isinstance(epochs, int)
     return Trial(number, changes, figure, epochs, round(time.perf_counter() - started, 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 
@@ -12,3 +14,7 @@ class DataRefused(ValueError):
         self.file, self.problem, self.cure, self.row = str(file), problem, cure, row
         where = f"{file}, data row {row}" if row is not None else str(file)
         super().__init__(f"{where}: {problem}. Cure: {cure}.")
+
+    def __reduce__(self) -> tuple[Callable[..., DataRefused], tuple[str, str]]:
+        """A trial in a process of its own reports its reason too."""
+        return partial(DataRefused, cure=self.cure, row=self.row), (self.file, self.problem)
