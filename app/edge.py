@@ -26,6 +26,7 @@ SECURITY = {
     ),
 }
 _TRACE = "naiseki.trace"
+POLLED = ("/livez", "/readyz")  # asked every few seconds for ever: their answers are logged as debug
 _access = logging.getLogger("app.access")
 
 
@@ -111,8 +112,10 @@ class Edge:
         seconds = time.perf_counter() - trace.started
         self._metrics.request_seconds.labels(route).observe(seconds)
         self._metrics.requests.labels(route, str(status)).inc()
-        if _access.isEnabledFor(logging.INFO):
-            _access.info(
+        level = logging.DEBUG if route in POLLED else logging.INFO
+        if _access.isEnabledFor(level):
+            _access.log(
+                level,
                 "%s %s %d",
                 scope["method"],
                 route,

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 PREFIX = "NAISEKI_"
+OF_THE_PIPELINE = {"cache", "beauty"}  # often set where the service is started too: no slip of the pen
 _log = logging.getLogger(__name__)
 
 
@@ -73,7 +74,7 @@ class Settings(BaseModel):
         """Settings from NAISEKI_* variables; SettingsRefused names each one that cannot be used."""
         given = {name: value for name, value in environment.items() if name.startswith(PREFIX) and value.strip()}
         fields = {name.removeprefix(PREFIX).lower(): value for name, value in given.items()}
-        unknown = sorted(set(fields) - set(cls.model_fields))
+        unknown = sorted(set(fields) - set(cls.model_fields) - OF_THE_PIPELINE)
         if unknown:
             _log.warning("not a setting of the service: %s", ", ".join(PREFIX + name.upper() for name in unknown))
         try:

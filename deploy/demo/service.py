@@ -83,6 +83,4 @@ class Service:
 
 
 def _tail(supervised: Supervised, lines: int = 15) -> str:
-    """The end of the log, without our own asking whether it is ready."""
-    text = supervised.log.read_text(errors="replace")
-    return "\n".join([line for line in text.splitlines() if "GET /readyz" not in line][-lines:])
+    return "\n".join(supervised.log.read_text(errors="replace").splitlines()[-lines:])

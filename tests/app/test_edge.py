@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -164,3 +165,18 @@ def test_work_whose_client_has_gone_is_dropped(shared: Running, monkeypatch: pyt
         first.join()
     assert shared.http.post("/v1/recommend", json={"history": ["beta-3"]}).status_code == 200
     assert dropped() == before + 1
+
+
+def test_polls_do_not_fill_the_log(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
+    def logged(level: int) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(level, "app.access"):
+            for path in ("/livez", "/readyz", "/no-such-route"):
+                http.get(path)
+            until = time.monotonic() + 10  # a line follows its answer
+            while "other" not in caplog.text and time.monotonic() < until:
+                time.sleep(0.01)
+        return [record.getMessage() for record in caplog.records if record.name == "app.access"]
+
+    assert logged(logging.INFO) == ["GET other 404"]
+    assert logged(logging.DEBUG) == ["GET /livez 200", "GET /readyz 200", "GET other 404"]

@@ -62,6 +62,12 @@ def test_a_misspelt_variable_is_mentioned(caplog: pytest.LogCaptureFixture) -> N
     assert "NAISEKI_PROT" in caplog.text
 
 
+def test_a_variable_of_the_pipeline_is_no_misspelling(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        Settings.read({"NAISEKI_CACHE": "/data/cache", "NAISEKI_BEAUTY": "beauty"})
+    assert not caplog.records
+
+
 def test_keys_do_not_show() -> None:
     settings = Settings.read({"NAISEKI_API_KEYS": "geheim", "NAISEKI_REDIS_URL": "redis://:geheim@host"})
     assert "geheim" not in repr(settings)
