@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from model_store.manifest import Manifest
 from model_store.store import ModelStore
@@ -48,17 +48,19 @@ def resolve(reference: str, store: ModelStore) -> Row:
 
 
 @lru_cache(maxsize=4)
-def _load_split(data: str, protocol: Protocol) -> Split:
-    config: DataConfig = TypeAdapter(DataConfig).validate_json(data)
-    return split(datasets.load(config), protocol)
+def _load_split(data: DataConfig, protocol: Protocol) -> Split:
+    return split(datasets.load(data), protocol)
 
 
 def split_of(manifest: Manifest) -> Split:
     """The data that a version was fitted to, loaded again; RunRefused when it is not the same any more."""
     provenance = manifest.provenance
-    config: DataConfig = TypeAdapter(DataConfig).validate_python(provenance.data)
-    protocol: Protocol = TypeAdapter(Protocol).validate_python(provenance.protocol)
-    found = _load_split(TypeAdapter(DataConfig).dump_json(config).decode(), protocol)
+    try:
+        config: DataConfig = TypeAdapter(DataConfig).validate_python(provenance.data)
+        protocol: Protocol = TypeAdapter(Protocol).validate_python(provenance.protocol)
+    except ValidationError as error:
+        raise RunRefused(f"{manifest.version}: its manifest does not say which data it was fitted to") from error
+    found = _load_split(config, protocol)
     if found.dataset.split_fingerprint != provenance.split_fingerprint:
         raise RunRefused(f"{manifest.version}: {provenance.dataset} has changed since this version was fitted to it")
     return found

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_store.store import ModelStore
+from offline.baselines import CHEAP_ROWS, Popularity
+from offline.bootstrap import compare
+from offline.comparison import Figures, Table, as_text, is_better, record_final, side_by_side, verdict
+from offline.metrics import Floats
+from offline.pipeline import run
+from offline.run_config import RunConfig, RunRefused
+from offline.score_matrix import evaluate_scores
+from offline.version_scores import split_of
+from offline.workspace import Workspace
+
+WriteRun = Callable[..., Path]
+SideBySide = Callable[..., Table]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "store")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "cache")
+
+
+@pytest.fixture
+def publish(write_run: WriteRun, store: ModelStore, workspace: Workspace) -> Callable[..., str]:
+    def published(name: str, family: str, *, seed: int = 0, **settings: str) -> str:
+        config = RunConfig.load(write_run(name, family, **settings)).with_seed(seed)
+        return run(config, store=store, workspace=workspace)
+
+    return published
+
+
+@pytest.fixture
+def table_of(store: ModelStore, workspace: Workspace) -> SideBySide:
+    def made(*references: str, base: str | None = None, seen_removed: bool = True, cheap: bool = False) -> Table:
+        return side_by_side(
+            list(references),
+            base=base,
+            subset="test",
+            seen_removed=seen_removed,
+            cheap=cheap,
+            store=store,
+            workspace=workspace,
+        )
+
+    return made
+
+
+def test_figures_are_means_over_seeds(publish: Callable[..., str], table_of: SideBySide) -> None:
+    versions = [publish("net", "sasrec", seed=seed) for seed in (0, 1)]
+    (of_run,) = table_of("run:net").rows
+    singles = table_of(*versions).rows
+    assert (of_run.name, of_run.seeds, of_run.per_event_SE.shape) == ("net", 2, (2, 240))
+    assert [row.name for row in singles] == versions
+    assert singles[0].ndcg10 != singles[1].ndcg10
+    assert of_run.ndcg10 == pytest.approx((singles[0].ndcg10 + singles[1].ndcg10) / 2, abs=1e-12)
+    assert of_run.hr10 == pytest.approx((singles[0].hr10 + singles[1].hr10) / 2, abs=1e-12)
+    assert of_run.low < of_run.ndcg10 < of_run.high
+
+
+def test_contrasts_are_against_the_base(publish: Callable[..., str], table_of: SideBySide) -> None:
+    good, same, bad = publish("good", "ease", lam="5"), publish("same", "ease", lam="5.0001"), publish("net", "sasrec")
+    table = table_of(good, same, bad, base=good)
+    assert [(c.family, c.base) for c in table.contrasts] == [(same, good), (bad, good)]
+    assert table.contrasts[0].difference == 0
+    figures = {row.name: row.ndcg10 for row in table.rows}
+    assert table.contrasts[1].difference == pytest.approx(figures[bad] - figures[good], abs=1e-12)
+    assert table_of(good, bad).contrasts == []
+    text = as_text(table)
+    assert text.startswith("tiny, last-10, test, seen items removed; full ranking\n")
+    for name in (good, same, bad):
+        assert f"| {name} | 1 | {figures[name]:.4f} |" in text
+    assert f"| {bad} against {good} | " in text
+
+
+def test_seen_items_kept_are_other_figures(publish: Callable[..., str], table_of: SideBySide) -> None:
+    version = publish("good", "ease", lam="5")
+    kept = table_of(version, seen_removed=False)
+    assert kept.rows[0].ndcg10 != table_of(version).rows[0].ndcg10
+    assert "seen items kept" in as_text(kept)
+
+
+def test_cheap_rows_stand_beside_and_are_measured_alike(
+    publish: Callable[..., str], table_of: SideBySide, store: ModelStore
+) -> None:
+    version = publish("good", "ease", lam="5")
+    table = table_of(version, base=version, cheap=True)
+    assert [row.name for row in table.rows] == [version, *CHEAP_ROWS]
+    assert [contrast.family for contrast in table.contrasts] == [*CHEAP_ROWS]
+    data = split_of(store.manifest(version))
+    popularity = evaluate_scores(Popularity(data.dataset), data.test, seen_removed=True).values("ndcg@10").mean()
+    assert table.rows[1].ndcg10 == pytest.approx(float(popularity), abs=1e-12)
+
+
+def test_what_cannot_stand_side_by_side_is_refused(publish: Callable[..., str], table_of: SideBySide) -> None:
+    one, other = publish("one", "ease"), publish("other", "ease", protocol="leave-one-out")
+    with pytest.raises(RunRefused, match="different splits"):
+        table_of(one, other)
+    with pytest.raises(RunRefused, match=f"named twice: {one}"):
+        table_of(one, one)
+    with pytest.raises(RunRefused, match=f"base {other} is none of"):
+        table_of(one, base=other)
+    publish("ease", "ease", lam="9")
+    with pytest.raises(RunRefused, match="named twice: ease"):
+        table_of("run:ease", cheap=True)
+
+
+def _table(ours: Floats, base: Floats) -> Table:
+    users = np.arange(len(base), dtype=np.int32)
+    rows = [Figures(n, 1, x.mean(), 0, 1, 0, x[None]) for n, x in (("ours", ours), ("theirs", base))]
+    contrasts = compare({"ours": ours[None], "theirs": base[None]}, users, contrasts=[("ours", "theirs")], draws=2_000)
+    return Table("tiny", "last-10", "validation", True, rows, contrasts)
+
+
+BASE = np.random.default_rng(0).random(400)
+NOISE = np.random.default_rng(1).normal(size=400)
+
+
+@pytest.mark.parametrize(
+    ("ours", "begins", "says", "better"),
+    [
+        (BASE + 0.05 + 0.1 * NOISE, "ours is better than theirs on these users: NDCG@10 +", "%", True),
+        (BASE - 0.05 + 0.1 * NOISE, "ours is worse than theirs on these users: NDCG@10 -", "%", False),
+        (BASE + 0.2 * NOISE, "The two cannot be told apart on these users", "would show", False),
+        (BASE, "The two cannot be told apart on these users: NDCG@10 differs by +0.0%", "holds 0", False),
+    ],
+)
+def test_the_verdict_claims_no_more_than_the_interval(ours: Floats, begins: str, says: str, better: bool) -> None:
+    table = _table(ours, BASE)
+    sentence = verdict(table)
+    assert sentence.startswith(begins)
+    assert says in sentence
+    assert sentence.count("\n") == 0
+    assert is_better(table.contrasts[0]) == better
+
+
+def test_a_base_without_a_single_hit_is_beaten_in_absolute_figures() -> None:
+    table = _table(0.2 + 0.01 * BASE, np.zeros(400))
+    assert verdict(table).startswith("ours is better than theirs on these users: NDCG@10 +0.20")
+    assert "nan" not in verdict(table)
+    assert "cannot be told apart" in verdict(_table(np.zeros(400), np.zeros(400)))
+
+
+def test_looks_at_test_are_added_to_the_record(tmp_path: Path) -> None:
+    file = tmp_path / "EXPERIMENTS.md"
+    file.write_text("# Experiments\n")
+    table = _table(BASE + 0.05, BASE)
+    for name in ("a", "b"):
+        record_final(table, f"python -m offline evaluate {name} --final", file=file)
+    text = file.read_text()
+    assert text.startswith("# Experiments\n\n### Look at test, 2")
+    assert text.count("### Look at test") == 2
+    assert "`python -m offline evaluate a --final`" in text
+    assert text.count(as_text(table)) == 2
