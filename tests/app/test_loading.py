@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 from app.batching import Batcher
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from tests.app.conftest import Pair, Running
 
 STALL_SECONDS = 0.05
+ROOT = Path(__file__).parents[2]
 
 
 class OpenedFiles:
@@ -90,6 +94,54 @@ def _longest_stall(server: Running, pair: Pair, version: str) -> float:
         assert server.http.post("/v1/recommend", json={"history": ["beta-1"]}).status_code == 200
         time.sleep(0.02)
     return longest.result()
+
+
+@pytest.mark.slow
+@pytest.mark.alone
+def test_the_first_language_model_stalls_nobody(real_pair: Pair, tmp_path: Path) -> None:
+    """A process that has served SASRec alone, and imports transformers while it answers."""
+    stalls: list[float] = []
+    while len(stalls) < 3 and min(stalls, default=1.0) >= STALL_SECONDS:
+        real_pair.store.activate(real_pair.alpha, by="test")
+        data = tmp_path / f"data-{len(stalls)}"
+        stalls.append(_longest_stall_of_a_process(real_pair, data))
+    assert min(stalls) < STALL_SECONDS, stalls
+
+
+def _longest_stall_of_a_process(pair: Pair, data: Path) -> float:
+    """From before beta's label moves until a second after it answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    settings = {"STORE": str(pair.store.root), "DATA": str(data), "PORT": str(port), "REDIS_URL": "none"}
+    given = {f"NAISEKI_{name}": value for name, value in settings.items()}
+    measured = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "app" / "measured_service.py")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **given},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert measured.stdout is not None
+        before = json.loads(measured.stdout.readline())
+        assert (before["version"], before["transformers"]) == (pair.alpha, False)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
+            pair.store.activate(pair.beta, by="test")
+            answered_by = set()
+            while pair.beta not in answered_by:
+                answer = http.post("/v1/recommend", json={"history": ["alpha-1", "smollm2-1"]})
+                assert answer.status_code == 200
+                answered_by.add(answer.json()["version"])
+                time.sleep(0.01)
+        after = json.loads(measured.stdout.readline())
+        assert measured.wait(30) == 0
+    finally:
+        measured.kill()
+        measured.communicate()
+    assert answered_by == {pair.alpha, pair.beta}
+    assert (after["version"], after["transformers"]) == (pair.beta, True)
+    return float(after["longest"])
 
 
 def load(folder: Path, cache: Path, *, seconds: float = 120.0, urgent: bool = False) -> tuple[list[Phase], float]:
