@@ -77,7 +77,9 @@ class LanguageModel(BaseModel):
     def merged(self, adapted: PeftModel) -> PreTrainedModel:
         """The adapters merged into a float32 base and cast once to the dtype that is served."""
         fresh = self.with_adapters(self.open(dtype=torch.float32).lm)
-        adapters = {name: tensor.float() for name, tensor in get_peft_model_state_dict(adapted).items()}
+        # "auto" would ask the hub whether the vocabulary grew; the token table is no part of what trains.
+        trained = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        adapters = {name: tensor.float() for name, tensor in trained.items()}
         result = set_peft_model_state_dict(fresh, adapters)
         if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
             raise AssertionError(f"adapter keys without a module: {result.unexpected_keys}")
@@ -91,7 +93,7 @@ def save_adapter(adapted: PeftModel, folder: Path) -> Path:
     if not this_process().is_main_process:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
-    adapted.save_pretrained(str(folder))
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)  # "auto" would ask the hub
     (folder / "README.md").unlink(missing_ok=True)
     return folder
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,12 @@ def test_items_of_nearly_the_same_vector_are_one_group() -> None:
     vectors = normalize(torch.tensor([[1.0, 0.0], [1.0, 0.05], [1.0, 0.3], [0.0, 1.0], [0.01, 1.0]]), dim=-1)
     for chunk in (1, 2, 1024):
         assert same_text_groups(vectors, list("abcde"), chunk=chunk).tolist() == [0, 0, 2, 3, 3]
+
+
+def test_opening_and_adapting_is_silent(make: MakeSettings, capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        settings = make()
+        settings.merged(settings.with_adapters(settings.open().lm))
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
