@@ -73,3 +73,18 @@ def test_the_checkpoint_folder_depends_on_what_the_weights_depend_on(tmp_path: P
         config.with_seed(1).fingerprint(split_fingerprint="a", parents={}),
     }
     assert len(names) == 4
+
+
+def test_a_default_stays_a_default_when_something_else_changes(tmp_path: Path) -> None:
+    text = GOOD.partition("[recipe]")[0] + '[recipe]\nfamily = "e4srec"\nitems_from = "v"\nresidual = true\n'
+    config = RunConfig.load(_write(tmp_path, text))
+    # Refused only where a file asks for both.
+    assert config.with_seed(3).recipe == config.recipe.model_copy(update={"seed": 3})
+    assert config.varied({"fit.batch": 8}).recipe.model_dump()["fit"]["epochs"] == 30
+    with pytest.raises(RunRefused, match="train_items"):
+        config.varied({"train_items": True})
+
+
+def test_a_key_below_a_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunRefused, match=r"recipe\.dim\.x"):
+        RunConfig.load(_write(tmp_path, GOOD.replace('"dim" = [16, 32]', '"dim.x" = [1]')))

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModel
 
 from model_store.bundle import Bundle
+from model_store.encoders.history import QueryEncoder
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.retrieval import Want
 from model_store.staging import BundleParts
@@ -22,6 +23,7 @@ from offline.evaluation import evaluate
 from offline.recipe import TrainedModel
 from offline.sequences import Split
 from offline.splits import split
+from offline.validation import Validation
 
 OpenBundle = Callable[[BundleParts], Bundle]
 FIT = {"epochs": 2, "evaluate_every": 1, "batch": 16, "learning_rate": 3e-3}
@@ -117,6 +119,46 @@ def test_the_same_seed_gives_the_same_loss(
     curves = [[(point["loss"], point["ndcg@10"]) for point in log["curve"]] for log in logs]  # type: ignore[attr-defined]
     assert len(curves[0]) == 2
     assert curves[0] == curves[1]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("family", "variant"), [("sasrec", 0), ("e4srec", 1), ("contriever", 2)])
+def test_a_killed_run_resumes_to_the_same_bundle(
+    family: str,
+    variant: int,
+    data: Split,
+    *,
+    tiny_base: Path,
+    tmp_path: Path,
+    parents: Mapping[str, Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def train(folder: Path) -> TrainedModel:
+        section = VARIANTS[family][variant]
+        return _train(family, section, data, tiny_base=tiny_base, folder=folder, parents=parents)
+
+    whole = train(tmp_path / "whole")
+    original, looks = Validation.ndcg10, 0
+
+    def killing(self: Validation, encoder: QueryEncoder, item_vectors_ND: torch.Tensor) -> float:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            raise Killed
+        return original(self, encoder, item_vectors_ND)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "ndcg10", killing)
+        with pytest.raises(Killed):
+            train(tmp_path / "killed")
+    resumed = train(tmp_path / "killed")
+    assert torch.equal(resumed.parts.item_vectors_ND, whole.parts.item_vectors_ND)
+    ours, theirs = resumed.parts.encoder.state_dict(), whole.parts.encoder.state_dict()
+    for name, tensor in theirs.items():
+        assert torch.equal(tensor, ours[name]), name
 
 
 def test_peft_reads_the_adapter_and_the_bundle_serves_it_merged(
