@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from model_store.bundle import Bundle
 from model_store.staging import BundleParts
@@ -32,6 +33,19 @@ class Recipe(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections_keep_the_family_s_values(cls, given: Any) -> Any:
+        """A sub-section that a run file writes in part ([recipe.fit]) changes those keys and no others."""
+        if not isinstance(given, dict):
+            return given
+        completed = dict(given)
+        for name, field_info in cls.model_fields.items():
+            section = given.get(name)
+            if isinstance(section, dict) and isinstance(field_info.default, BaseModel):
+                completed[name] = field_info.default.model_dump(exclude_unset=True) | section
+        return completed
 
     def parent_references(self) -> dict[str, str]:
         """Role -> version, or `run:NAME` for the newest version of that run: what `train` gets as `parents`."""

@@ -88,3 +88,21 @@ def test_a_default_stays_a_default_when_something_else_changes(tmp_path: Path) -
 def test_a_key_below_a_number_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunRefused, match=r"recipe\.dim\.x"):
         RunConfig.load(_write(tmp_path, GOOD.replace('"dim" = [16, 32]', '"dim.x" = [1]')))
+
+
+def test_a_section_written_in_part_keeps_the_family_s_other_values(tmp_path: Path) -> None:
+    text = (
+        GOOD.split("[recipe]")[0]
+        + """[recipe]
+family = "e4srec"
+items_from = "v"
+[recipe.fit]
+epochs = 3
+[recipe.lm]
+keep_layers = 2
+"""
+    )
+    recipe = RunConfig.load(_write(tmp_path, text)).recipe.model_dump()
+    assert recipe["fit"]["epochs"] == 3
+    assert recipe["fit"]["item_learning_rate"] == 1e-4
+    assert recipe["lm"]["keep_layers"] == 2
