@@ -16,7 +16,7 @@ import polars as pl
 from model_store.errors import StoreError
 from model_store.store import ModelStore
 from offline import datasets
-from offline.comparison import EXPERIMENTS, as_text, is_better, record_final, side_by_side, verdict
+from offline.comparison import EXPERIMENTS, as_text, is_better, order_drops, record_final, side_by_side, verdict
 from offline.datasets.statistics import describe
 from offline.pipeline import run
 from offline.processes import this_process
@@ -94,10 +94,14 @@ def _evaluate(arguments: argparse.Namespace, store: ModelStore, workspace: Works
         subset="test" if arguments.final else "validation",
         seen_removed=not arguments.keep_seen,
         cheap=arguments.cheap,
+        lists=True,
         store=store,
         workspace=workspace,
     )
     _say(as_text(table))
+    if arguments.shuffled:
+        seen_removed = not arguments.keep_seen
+        _say("\n" + order_drops(arguments.references, subset=table.subset, seen_removed=seen_removed, store=store))
     if arguments.final:
         record_final(table, f"python -m offline {arguments.typed}", file=Path(arguments.record))
 
@@ -178,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--record", default=EXPERIMENTS, metavar="FILE", help="where (default: EXPERIMENTS.md)")
     command.add_argument("--keep-seen", action="store_true", help="do not remove items of the history")
     command.add_argument("--cheap", action="store_true", help="popularity, Markov and EASE beside them")
+    command.add_argument("--shuffled", action="store_true", help="and how much each loses when histories are shuffled")
     command.set_defaults(command=_evaluate)
 
     command = commands.add_parser("compare-versions", help="two versions on validation, with a verdict in words")

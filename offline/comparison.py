@@ -11,10 +11,13 @@ import numpy as np
 
 from model_store.store import ModelStore
 from offline.baselines import CHEAP_ROWS, cheap_rows
+from offline.beyond_accuracy import list_figures
 from offline.bootstrap import Contrast, compare, user_intervals
 from offline.metrics import EventScores, Floats
 from offline.run_config import RunRefused
 from offline.score_matrix import evaluate_scores
+from offline.sequences import Queries, Split
+from offline.shuffled import OrderDrop, Shuffle, order_drop
 from offline.version_scores import Row, Subset, queries_of, resolve, scores_of, split_of
 from offline.workspace import Workspace
 
@@ -24,7 +27,10 @@ HEADLINE = "ndcg@10"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Figures:
-    """One row of a table: mean over seeds of HR@10 and NDCG@10; interval over users of the latter's mean."""
+    """One row of a table: mean over seeds of HR@10 and NDCG@10; interval over users of the latter's mean.
+
+    lists: what the lists are like beside their accuracy, means over seeds (empty when not asked for).
+    """
 
     name: str
     seeds: int
@@ -33,6 +39,7 @@ class Figures:
     high: float
     hr10: float
     per_event_SE: Floats
+    lists: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,7 @@ def side_by_side(
     subset: Subset,
     seen_removed: bool,
     cheap: bool,
+    lists: bool = False,
     store: ModelStore,
     workspace: Workspace,
 ) -> Table:
@@ -73,7 +81,7 @@ def side_by_side(
     if cheap:
         for name, scorer in cheap_rows(data.dataset).items():
             measured[name] = [evaluate_scores(scorer, queries, seen_removed=seen_removed)]
-    figures = [_figures(name, scores) for name, scores in measured.items()]
+    figures = [_figures(name, scores, data if lists else None, queries) for name, scores in measured.items()]
     contrasts: list[Contrast] = []
     if base_name is not None:
         others = [row.name for row in figures if row.name != base_name]
@@ -102,11 +110,13 @@ def _seeds(
     ]
 
 
-def _figures(name: str, seeds: list[EventScores]) -> Figures:
+def _figures(name: str, seeds: list[EventScores], data: Split | None, queries: Queries) -> Figures:
     ndcg_SE = np.stack([scores.values(HEADLINE) for scores in seeds])
     hr = float(np.mean([scores.values("hr@10").mean() for scores in seeds]))
     low, high = user_intervals(ndcg_SE.mean(axis=0)[:, None], seeds[0].users)
-    return Figures(name, len(seeds), float(ndcg_SE.mean()), float(low[0]), float(high[0]), hr, ndcg_SE)
+    of_lists = [] if data is None else [list_figures(scores, queries, dataset=data.dataset) for scores in seeds]
+    lists = {key: float(np.mean([figures[key] for figures in of_lists])) for key in (of_lists[0] if of_lists else {})}
+    return Figures(name, len(seeds), float(ndcg_SE.mean()), float(low[0]), float(high[0]), hr, ndcg_SE, lists)
 
 
 def as_text(table: Table) -> str:
@@ -122,6 +132,10 @@ def as_text(table: Table) -> str:
             for r in table.rows
         ),
     ]
+    if table.rows[0].lists:
+        names = list(table.rows[0].lists)
+        lines += ["", f"| row | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+        lines += [f"| {r.name} | {' | '.join(f'{r.lists[name]:.3f}' for name in names)} |" for r in table.rows]
     if table.contrasts:
         lines += [
             "",
@@ -133,6 +147,20 @@ def as_text(table: Table) -> str:
             f"| {c.p_holm:.3f} | {c.detectable_relative:.1%} |"
             for c in table.contrasts
         ]
+    return "\n".join(lines)
+
+
+def order_drops(references: list[str], *, subset: Subset, seen_removed: bool, store: ModelStore) -> str:
+    """How much each version loses when histories are shuffled, in Markdown (evaluation.md, claim 9)."""
+    lines = ["| version | shuffled | relative drop of NDCG@10 | 95 % interval |", "|---|---|---|---|"]
+    for reference in references:
+        for manifest in resolve(reference, store).versions:
+            queries, bundle = queries_of(split_of(manifest), subset), store.open(manifest.version)
+            shuffles: tuple[Shuffle, ...] = ("all", "all but last")
+            for what in shuffles:
+                drop: OrderDrop = order_drop(bundle, queries, what=what, seen_removed=seen_removed)
+                interval = f"{drop.low:.1%} to {drop.high:.1%}"
+                lines.append(f"| {manifest.version} | {what} | {drop.drop:.1%} | {interval} |")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import pytest
 from model_store.store import ModelStore
 from offline.baselines import CHEAP_ROWS, Popularity
 from offline.bootstrap import compare
-from offline.comparison import Figures, Table, as_text, is_better, record_final, side_by_side, verdict
+from offline.comparison import Figures, Table, as_text, is_better, order_drops, record_final, side_by_side, verdict
 from offline.metrics import Floats
 from offline.pipeline import run
 from offline.run_config import RunConfig, RunRefused
@@ -42,13 +42,14 @@ def publish(write_run: WriteRun, store: ModelStore, workspace: Workspace) -> Cal
 
 @pytest.fixture
 def table_of(store: ModelStore, workspace: Workspace) -> SideBySide:
-    def made(*references: str, base: str | None = None, seen_removed: bool = True, cheap: bool = False) -> Table:
+    def made(*references: str, base: str | None = None, seen_removed: bool = True, **more: bool) -> Table:
         return side_by_side(
             list(references),
             base=base,
             subset="test",
             seen_removed=seen_removed,
-            cheap=cheap,
+            cheap=more.get("cheap", False),
+            lists=more.get("lists", False),
             store=store,
             workspace=workspace,
         )
@@ -102,6 +103,25 @@ def test_cheap_rows_stand_beside_and_are_measured_alike(
     assert table.rows[1].ndcg10 == pytest.approx(float(popularity), abs=1e-12)
 
 
+def test_what_the_lists_are_like_stands_in_every_row(publish: Callable[..., str], table_of: SideBySide) -> None:
+    version = publish("good", "ease", lam="5")
+    table = table_of(version, cheap=True, lists=True)
+    coverage = {row.name: row.lists["coverage@10"] for row in table.rows}
+    assert set(coverage) == {version, *CHEAP_ROWS}
+    assert 0 < coverage["popularity"] < coverage[version] <= 1
+    assert f"| {version} | {coverage[version]:.3f} |" in as_text(table)
+    assert table_of(version).rows[0].lists == {}
+
+
+def test_shuffled_histories_cost_what_order_tells(publish: Callable[..., str], store: ModelStore) -> None:
+    publish("plain", "ease", lam="5")
+    publish("recent", "ease", lam="5", tau="2")
+    text = order_drops(["run:plain", "run:recent"], subset="test", seen_removed=True, store=store)
+    lines = [line.split(" | ") for line in text.splitlines()[2:]]
+    assert [line[1] for line in lines] == ["all", "all but last"] * 2
+    assert float(lines[2][2].rstrip("%")) > 5
+
+
 def test_what_cannot_stand_side_by_side_is_refused(publish: Callable[..., str], table_of: SideBySide) -> None:
     one, other = publish("one", "ease"), publish("other", "ease", protocol="leave-one-out")
     with pytest.raises(RunRefused, match="different splits"):
@@ -117,7 +137,7 @@ def test_what_cannot_stand_side_by_side_is_refused(publish: Callable[..., str], 
 
 def _table(ours: Floats, base: Floats) -> Table:
     users = np.arange(len(base), dtype=np.int32)
-    rows = [Figures(n, 1, x.mean(), 0, 1, 0, x[None]) for n, x in (("ours", ours), ("theirs", base))]
+    rows = [Figures(n, 1, x.mean(), 0, 1, 0, x[None], {}) for n, x in (("ours", ours), ("theirs", base))]
     contrasts = compare({"ours": ours[None], "theirs": base[None]}, users, contrasts=[("ours", "theirs")], draws=2_000)
     return Table("tiny", "last-10", "validation", True, rows, contrasts)
 
