@@ -77,7 +77,8 @@ def test_a_signal_leaves_nothing_not_even_orphans(tmp_path: Path, number: signal
         f"pathlib.Path({str(pids)!r}).write_text(str(child.pid))"
     )
     program = (
-        "import os, sys, time\n"
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # under nohup it is ignored, and stays so
         "from deploy.demo.processes import Processes\n"
         "with Processes() as processes:\n"
         f"    processes.run([sys.executable, '-c', {orphaning!r}], os.environ)\n"
@@ -91,7 +92,10 @@ def test_a_signal_leaves_nothing_not_even_orphans(tmp_path: Path, number: signal
     orphan = int(pids.read_text())
     assert psutil.pid_exists(orphan)
     running.send_signal(number)
-    running.communicate(timeout=20)
+    try:
+        running.communicate(timeout=20)
+    finally:
+        running.kill()
     assert not psutil.pid_exists(orphan)
 
 
