@@ -49,7 +49,7 @@ class Recipe(offline.recipe.Recipe):
     refresh: PositiveInt = 50
     item_text: str = "{title} ({year}) | {categories}"
     max_text_tokens: PositiveInt = 48
-    prompt: str = "Films in the order they were chosen, oldest first:\n"
+    prompt: str = "Items in the order they were chosen, oldest first:\n"
     max_history: PositiveInt = 50
     dropout: NonNegativeFloat = 0.2
     lm: LanguageModel = LanguageModel()
