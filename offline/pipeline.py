@@ -41,7 +41,9 @@ def run(config: RunConfig, *, store: ModelStore, workspace: Workspace) -> str:
     parents = {role: store.open(version) for role, version in names.items()}
     started = time.perf_counter()
     trained = config.recipe.train(data.dataset, checkpoints, parents)
-    seconds = time.perf_counter() - started
+    # A resumed run has trained longer than this session.
+    logged = trained.log.get("seconds")
+    seconds = logged if isinstance(logged, float) else time.perf_counter() - started
     version = ""
     if this_process().is_main_process:
         provenance = _provenance(config, data, parents=names, seconds=seconds)
