@@ -1,4 +1,4 @@
-"""Losses over training windows."""
+"""Losses over training windows: the contract, and the one of encoders that share an item matrix."""
 
 from __future__ import annotations
 
@@ -8,8 +8,21 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from model_store.encoders.history import HistoryBatch
-from offline.training import Objective
 from offline.windows import inputs_and_targets
+
+
+class Objective(nn.Module):
+    """A loss over a batch of training windows. Wraps an encoder; never subclasses it.
+
+    `forward(windows)` returns the mean loss per target; `targets(windows)` counts them. `item_parameters` names the
+    parameters that learn at `item_learning_rate`.
+    """
+
+    def targets(self, windows: HistoryBatch) -> int:
+        return len(windows.rows) - len(windows)
+
+    def item_parameters(self) -> list[nn.Parameter]:
+        return []
 
 
 class SharedItems(Protocol):

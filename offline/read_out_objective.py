@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import AllPositionsLanguageModelEncoder
 from offline.injected_items import ItemProjector
-from offline.training import Objective
+from offline.objectives import Objective
 from offline.windows import inputs_and_targets
 
 

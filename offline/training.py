@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,15 @@ import torch
 from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from model_store.encoders.history import HistoryBatch
+from offline.checkpoints import load_checkpoint, save_checkpoint
+from offline.objectives import Objective
 from offline.optimizers import MasterWeightAdamW
 from offline.processes import as_main_says
+from offline.windows import shuffled_batches
 
 logger = logging.getLogger(__name__)
 
@@ -83,20 +88,6 @@ class Progress:
             setattr(self, name, value)
 
 
-class Objective(nn.Module):
-    """A loss over a batch of training windows. Wraps an encoder; never subclasses it.
-
-    `forward(windows)` returns the mean loss per target; `targets(windows)` counts them. `item_parameters` names the
-    parameters that learn at `item_learning_rate`.
-    """
-
-    def targets(self, windows: HistoryBatch) -> int:
-        return len(windows.rows) - len(windows)
-
-    def item_parameters(self) -> list[nn.Parameter]:
-        return []
-
-
 def fit(
     objective: Objective,
     windows: HistoryBatch,
@@ -112,26 +103,35 @@ def fit(
     validate: NDCG@10 of the objective's encoder as it stands. A killed run goes on from its last evaluation, and
     reaches the same weights as one that was not killed. Under `accelerate launch` every process takes its share of
     each batch.
+
+    ValueError when there is nothing to learn from, and when the loss is no number any more.
     """
+    if len(windows) == 0:
+        raise ValueError("no user has two training events: there is no step from one item to the next to learn from")
     accelerator = Accelerator(
         gradient_accumulation_steps=plan.accumulate, log_with="tensorboard", project_dir=checkpoints
     )
     accelerator.init_trackers(stage)
     # The optimiser copies bfloat16 parameters: they must be where they will train.
     objective.to(accelerator.device)
+    _keep_constants_at_home(objective)
     optimizer = _optimizer(objective, plan)
     model, optimizer = accelerator.prepare(objective, optimizer)
     progress = Progress()
     accelerator.register_for_checkpointing(progress)
     folder = checkpoints / f"checkpoint-{stage}"
-    if folder.exists():
-        accelerator.load_state(str(folder))
+    if load_checkpoint(accelerator, folder):
         logger.info("%s: resumes after epoch %d", stage, progress.epoch)
     while not progress.done:
         started = time.perf_counter()
         loss = _epoch(model, optimizer, windows, plan=plan, accelerator=accelerator, progress=progress, seed=seed)
         progress.epoch += 1
-        progress.seconds = as_main_says(progress.seconds + time.perf_counter() - started)
+        progress.seconds, loss = as_main_says((progress.seconds + time.perf_counter() - started, loss))
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"{stage}: the loss is {loss} in epoch {progress.epoch}; lower recipe.fit.learning_rate, or set "
+                "recipe.fit.clip"
+            )
         out_of_time = plan.minutes is not None and progress.seconds >= 60 * plan.minutes
         last = out_of_time or progress.epoch >= plan.epochs
         if last or progress.epoch % plan.evaluate_every == 0:
@@ -141,13 +141,19 @@ def fit(
             logger.info(
                 "%s: epoch %d loss %.4f ndcg@10 %.4f (best mean %.4f)", stage, progress.epoch, loss, ndcg, progress.best
             )
-            _save(accelerator, folder)
+            save_checkpoint(accelerator, folder)
     _load_trainable(objective, progress.best_weights)
     # Not `end_training`: it would also end the talk between processes, and there is more to train or to publish.
     for tracker in accelerator.trackers:
         tracker.finish()
     accelerator.free_memory()
     return progress
+
+
+def _keep_constants_at_home(objective: nn.Module) -> None:
+    """Every process makes the buffers itself, and some stay on the CPU, from where NCCL cannot send them."""
+    names = [name for name, _ in objective.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(objective, names)  # type: ignore[no-untyped-call]
 
 
 def _optimizer(objective: Objective, plan: FitPlan) -> torch.optim.Optimizer:
@@ -173,7 +179,7 @@ def _epoch(
     seed: int,
 ) -> float:
     objective: Objective = accelerator.unwrap_model(model)
-    batches = list(_batches(windows, plan.batch, seed=seed, epoch=progress.epoch))
+    batches = list(shuffled_batches(windows, plan.batch, seed=seed, epoch=progress.epoch))
     total, count = 0.0, 0
     model.train()
     # Dropout of an epoch is a function of (seed, epoch), so a resumed run repeats it.
@@ -186,11 +192,13 @@ def _epoch(
         leave=False,
     )
     started, tokens = time.perf_counter(), 0
-    for indices in bar:
+    for done, indices in enumerate(bar, start=1):
         mine = indices[accelerator.process_index :: accelerator.num_processes] or indices[:1]
         batch = windows.select(mine)
         _warm_up(optimizer, plan, progress.steps)
-        with accelerator.accumulate(model):
+        # An epoch ends with a step, full or not: a checkpoint keeps no gradients.
+        accelerator.sync_gradients = done % plan.accumulate == 0 or done == len(batches)
+        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
             loss = model(batch)
             accelerator.backward(loss)
             if plan.clip is not None and accelerator.sync_gradients:
@@ -205,21 +213,6 @@ def _epoch(
         bar.set_postfix(loss=f"{total / max(count, 1):.3f}", tokens_s=f"{tokens / (time.perf_counter() - started):.0f}")
     model.eval()
     return total / max(count, 1)
-
-
-def _batches(windows: HistoryBatch, size: int, *, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Shuffled batches of windows of like length, so that little is padded; their order is shuffled too."""
-    generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
-    order = torch.randperm(len(windows), generator=generator)
-    lengths = windows.lengths
-    chunk = size * 16
-    batches: list[list[int]] = []
-    for start in range(0, len(order), chunk):
-        part = order[start : start + chunk]
-        part = part[lengths[part].argsort(stable=True)]
-        batches += [part[at : at + size].tolist() for at in range(0, len(part), size)]
-    for at in torch.randperm(len(batches), generator=generator).tolist():
-        yield batches[at]
 
 
 def _warm_up(optimizer: torch.optim.Optimizer, plan: FitPlan, step: int) -> None:
@@ -254,7 +247,8 @@ def _evaluate(
 
 
 def _trainable(objective: nn.Module) -> dict[str, Tensor]:
-    return {n: p.detach().clone() for n, p in objective.named_parameters() if p.requires_grad}
+    """Copies on the CPU: a checkpoint is read back there, and copies of both kinds could not be averaged."""
+    return {n: p.detach().to("cpu", copy=True) for n, p in objective.named_parameters() if p.requires_grad}
 
 
 def _average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -269,20 +263,3 @@ def _load_trainable(objective: nn.Module, state: dict[str, Tensor]) -> None:
         for name, parameter in objective.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(state[name])
-
-
-def _save(accelerator: Accelerator, folder: Path) -> None:
-    """A checkpoint appears whole or not at all: written beside the old one, then renamed."""
-    fresh, old = folder.with_suffix(".new"), folder.with_suffix(".old")
-    if accelerator.is_main_process:
-        shutil.rmtree(fresh, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(fresh))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    accelerator.wait_for_everyone()

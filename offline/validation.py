@@ -47,5 +47,6 @@ class Validation:
         rows_N = torch.arange(scores_BN.shape[1], device=scores_BN.device)
         ahead_BN = (scores_BN > target_B1) | ((scores_BN == target_B1) & (rows_N < targets_B[:, None]))
         rank_B = 1 + ahead_BN.sum(1)
-        seen_B = scores_BN.gather(1, targets_B[:, None]).squeeze(1) == float("-inf")
-        return torch.where((rank_B <= 10) & ~seen_B, 1 / torch.log2(1 + rank_B.float()), 0.0)
+        # Removed as seen, or no number: NaN is below nothing, and would else come first.
+        scored_B = scores_BN.gather(1, targets_B[:, None]).squeeze(1).isfinite()
+        return torch.where((rank_B <= 10) & scored_B, 1 / torch.log2(1 + rank_B.float()), 0.0)

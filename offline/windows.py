@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor
 
 from model_store.encoders.history import HistoryBatch
@@ -26,3 +29,18 @@ def inputs_and_targets(windows: HistoryBatch) -> tuple[HistoryBatch, Tensor]:
     inputs = HistoryBatch.of([windows.history(b)[:-1] for b in range(len(windows))])
     targets = HistoryBatch.of([windows.history(b)[1:] for b in range(len(windows))])
     return inputs, targets.rows.long()
+
+
+def shuffled_batches(windows: HistoryBatch, size: int, *, seed: int, epoch: int) -> Iterator[list[int]]:
+    """Indices of windows: batches of like length, so that little is padded; which, and in which order, is drawn."""
+    generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
+    order = torch.randperm(len(windows), generator=generator)
+    lengths = windows.lengths
+    chunk = size * 16
+    batches: list[list[int]] = []
+    for start in range(0, len(order), chunk):
+        part = order[start : start + chunk]
+        part = part[lengths[part].argsort(stable=True)]
+        batches += [part[at : at + size].tolist() for at in range(0, len(part), size)]
+    for at in torch.randperm(len(batches), generator=generator).tolist():
+        yield batches[at]

@@ -8,7 +8,7 @@ import torch
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
 from offline.objectives import NextItem
-from offline.training import FitPlan, Progress, fit
+from offline.training import FitPlan, Progress, _keep_constants_at_home, fit
 from offline.windows import training_windows
 
 ITEMS = 12
@@ -37,8 +37,8 @@ def _fit(folder: Path, *, plan: FitPlan, kill_at: int | None = None) -> tuple[Se
         looks += 1
         if looks == kill_at:
             raise Killed
-        # A figure of the weights alone, so that a resumed run sees the same curve.
-        return -float(encoder.positions.weight.detach().abs().sum())
+        # A figure of the weights alone, so that a resumed run sees the same curve; it grows, so that all epochs count.
+        return float(encoder.positions.weight.detach().abs().sum())
 
     progress = fit(NextItem(encoder), _windows(), plan=plan, validate=validate, checkpoints=folder, seed=3)
     return encoder, progress
@@ -63,13 +63,17 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
         assert torch.equal(tensor, second.state_dict()[name]), name
 
 
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    whole, expected = _fit(tmp_path / "whole", plan=PLAN)
+@pytest.mark.parametrize("accumulate", [1, 3])  # an epoch has five batches
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, accumulate: int) -> None:
+    plan = PLAN.model_copy(update={"accumulate": accumulate})
+    whole, expected = _fit(tmp_path / "whole", plan=plan)
     with pytest.raises(Killed):
-        _fit(tmp_path / "killed", plan=PLAN, kill_at=4)
-    resumed, progress = _fit(tmp_path / "killed", plan=PLAN)
+        _fit(tmp_path / "killed", plan=plan, kill_at=3)
+    resumed, progress = _fit(tmp_path / "killed", plan=plan)
     assert [point["epoch"] for point in progress.curve] == [1, 2, 3, 4, 5, 6]
-    assert progress.best_epoch == expected.best_epoch
+    assert progress.best_epoch == expected.best_epoch > 3, (
+        "else what was learnt after the kill is compared with nothing"
+    )
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
@@ -95,6 +99,49 @@ def test_the_model_is_the_average_of_the_best_checkpoints(tmp_path: Path) -> Non
     assert progress.best_epoch == 3
     assert progress.best == pytest.approx(0.45)
     torch.testing.assert_close(encoder.items.weight.detach(), (seen[1] + seen[2]) / 2)
+
+
+def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:
+    """AdamW's first step is the sign of the gradient, so two steps differ from one."""
+    steps: list[int] = []
+
+    class Counting(NextItem):
+        def forward(self, windows: HistoryBatch) -> torch.Tensor:
+            grad = self.encoder.get_parameter("items.weight").grad
+            steps.append(grad is None)
+            loss: torch.Tensor = super().forward(windows)
+            return loss
+
+    plan = PLAN.model_copy(update={"accumulate": 3, "epochs": 2})
+    fit(Counting(_encoder()), _windows(), plan=plan, validate=lambda: 0.1, checkpoints=tmp_path, seed=0)
+    # Five batches: a step after the third, and one after the last.
+    assert steps == [True, False, False, True, False] * 2
+
+
+def test_a_loss_that_is_no_number_is_refused_with_the_keys_to_change(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"fit: the loss is nan in epoch \d+.*fit\.learning_rate.*fit\.clip"):
+        _fit(tmp_path, plan=PLAN.model_copy(update={"learning_rate": 1e30}))
+
+
+def test_processes_send_each_other_gradients_and_no_constants(tmp_path: Path) -> None:
+    """Token tables stay on the CPU, from where NCCL cannot send."""
+    objective = NextItem(_encoder())
+    objective.encoder.register_buffer("item_tokens", torch.zeros(3))
+    _keep_constants_at_home(objective)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(objective)
+        assert parallel.modules_buffers == []
+        parallel(_windows().select([0])).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    assert all(parameter.grad is not None for parameter in objective.parameters())
+
+
+def test_nothing_to_learn_from_is_refused(tmp_path: Path) -> None:
+    windows = training_windows(HistoryBatch.of([[3], [], [4]]), 7)
+    with pytest.raises(ValueError, match="no user has two training events"):
+        fit(NextItem(_encoder()), windows, plan=PLAN, validate=lambda: 0.0, checkpoints=tmp_path, seed=0)
 
 
 def test_patience_and_minutes_end_a_run(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from model_store.encoders.sequence import SequenceConfig
 from offline.datasets import Interactions
 from offline.evaluation import evaluate
 from offline.families.sasrec import Recipe
@@ -11,6 +12,15 @@ from offline.splits import split
 from offline.training import FitPlan
 from offline.validation import Validation
 from tests.offline.conftest import OpenBundle
+
+
+def test_a_model_that_diverged_is_not_the_best_one(small_world: Interactions) -> None:
+    """Nothing is above NaN: counted alone, every target would stand first."""
+    validation = Validation(split(small_world, "last-10").dataset.validation, exclude_seen=True)
+    encoder = SequenceConfig(items=40, dim=8, blocks=1, heads=1, max_history=9, jump=4).build()
+    healthy = validation.ndcg10(encoder, encoder.item_vectors_ND)
+    assert 0 < healthy < 1
+    assert validation.ndcg10(encoder, torch.full((40, 8), float("nan"))) == 0
 
 
 def test_it_agrees_with_the_evaluation_of_the_bundle(
