@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from app.user_history import HistoriesUnavailable
@@ -113,6 +114,7 @@ def _of_http(error: HTTPException) -> Problem:
 TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     Problem: lambda problem: problem,
     ClientGone: lambda _: Problem("client-gone", "the client closed the connection"),
+    ClientDisconnect: lambda _: Problem("client-gone", "the client closed the connection within its request"),
     HTTPException: _of_http,
     RequestValidationError: lambda error: of_validation(error.errors(), skipped=1),
     ValidationError: lambda error: of_validation(error.errors(include_url=False, include_input=False)),

@@ -167,6 +167,26 @@ def test_work_whose_client_has_gone_is_dropped(shared: Running, monkeypatch: pyt
     assert dropped() == before + 1
 
 
+def test_a_client_that_leaves_within_its_request_is_no_error_of_ours(
+    shared: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answered(status: str) -> float:
+        labels = {"route": "/v1/events", "status": status}
+        return shared.service.metrics.registry.get_sample_value("naiseki_requests_total", labels) or 0.0
+
+    before, address = answered("499"), httpx.URL(shared.url)
+    with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
+        head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n"
+        connection.sendall(head.encode() + b'{"events": [')
+        time.sleep(0.1)  # or the server may not have begun when it learns of the end
+    until = time.monotonic() + 10
+    while answered("499") == before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert answered("499") == before + 1
+    assert answered("500") == 0
+    assert "unhandled" not in caplog.text
+
+
 def test_polls_do_not_fill_the_log(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     def logged(level: int) -> list[str]:
         caplog.clear()

@@ -5,6 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.errors import STATUS, ClientGone, Problem, overloaded, problem_of
 from app.schemas import RecommendRequest
@@ -24,6 +25,7 @@ from model_store.errors import BundleRefused, LabelConflict, ReadOnlyStore, Unkn
         (HTTPException(404), "unknown-route"),
         (HTTPException(405), "method-not-allowed"),
         (ClientGone(), "client-gone"),
+        (ClientDisconnect(), "client-gone"),
         (ZeroDivisionError("secret"), "internal"),
     ],
 )
