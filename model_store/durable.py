@@ -8,18 +8,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model_store.errors import ReadOnlyStore
+from model_store.errors import ReadOnlyStore, StoreError
+
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Turns the errors of a folder that may not be written into ReadOnlyStore."""
+    """Turns the errors of a folder that may not be written, or has no room, into ReadOnlyStore."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in _UNWRITABLE:
             raise ReadOnlyStore(f"the store cannot be written: {error.strerror}") from error
         raise
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turns the errors of what may not be read, or is of another kind, into StoreError, which names the file.
+
+    What is not there stays FileNotFoundError.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(f"the store cannot be read: {error.strerror}: {error.filename}") from error
 
 
 def write_durably(file: Path, content: bytes) -> None:

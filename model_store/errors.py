@@ -18,7 +18,7 @@ class LabelConflict(StoreError):
 
 
 class ReadOnlyStore(StoreError):
-    """The store's folder cannot be written."""
+    """The store's folder cannot be written: not by this process, or not now (a full disk)."""
 
 
 class BaseModelRefused(StoreError):

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model_store.durable import sync, write_durably, writing
+from model_store.durable import reading, sync, write_durably, writing
 from model_store.errors import StoreError
 from model_store.manifest import VersionName
 
@@ -97,16 +97,18 @@ class Labels(BaseModel):
 
 
 def read_labels(store: Path) -> Labels:
-    """Generation 0 and no label where there is no file yet. StoreError when the file is damaged."""
+    """Generation 0 and no label where there is no file yet. StoreError when it is damaged or cannot be read."""
     file = store / FILE
     if file.is_symlink():
         raise StoreError(f"{FILE} is a link")
     try:
-        return Labels.model_validate_json(file.read_bytes())
+        with reading():
+            return Labels.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         return Labels()
     except ValidationError as error:
-        raise StoreError(f"{FILE} is damaged: {error.errors()[0]['msg']}") from error
+        cure = "restore it, or remove it and label a version again"
+        raise StoreError(f"{FILE} is damaged ({error.errors()[0]['msg']}): {cure}") from error
 
 
 def write_labels(store: Path, labels: Labels) -> None:

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from model_store.bundle import Bundle
-from model_store.durable import writing
-from model_store.errors import BundleRefused, LabelConflict, UnknownVersion
+from model_store.durable import reading, writing
+from model_store.errors import BundleRefused, LabelConflict, StoreError, UnknownVersion
 from model_store.labels import Label, Labels, label_lock, read_labels, write_labels
 from model_store.manifest import GoldenTolerances, Manifest, Metric, Provenance
 from model_store.staging import BundleParts, write_parts
@@ -76,9 +76,10 @@ class ModelStore:
 
     def list_names(self) -> Versions:
         """Whole versions, oldest first. Half-written, foreign and linked folders are not seen."""
-        if not self.root.is_dir():
-            return []
-        return sorted(path.name for path in self.root.iterdir() if self._is_whole(path.name))
+        with reading():
+            if not self.root.is_dir():
+                return []
+            return sorted(path.name for path in self.root.iterdir() if self._is_whole(path.name))
 
     def list(self) -> Manifests:
         """Manifests of the versions whose manifest can be read, oldest first; `verify` tells of the others."""
@@ -86,19 +87,21 @@ class ModelStore:
         for version in self.list_names():
             try:
                 manifests.append(self.manifest(version))
-            except (BundleRefused, UnknownVersion):  # damaged, or pruned meanwhile
+            except (StoreError, FileNotFoundError):  # damaged, not ours to read, or pruned meanwhile
                 continue
         return manifests
 
     def folder(self, version: str) -> Path:
         """UnknownVersion unless a whole bundle of this name is here. Nothing in it is checked yet."""
-        if not self._is_whole(version):
-            raise UnknownVersion(f"there is no version {version!r} in the store")
+        with reading():
+            if not self._is_whole(version):
+                raise UnknownVersion(f"there is no version {version!r} in the store")
         return self.root / version
 
     def manifest(self, version: str) -> Manifest:
         """BundleRefused when it is damaged, or speaks of another version (a folder that was renamed)."""
-        manifest = read_manifest(self.folder(version))
+        with reading():
+            manifest = read_manifest(self.folder(version))
         if manifest.version != version:
             raise BundleRefused(f"{MANIFEST} is of version {manifest.version}, not {version}")
         return manifest

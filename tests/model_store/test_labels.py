@@ -84,6 +84,21 @@ def test_a_damaged_file_is_said_to_be_one(tmp_path: Path, content: str) -> None:
         read_labels(tmp_path)
 
 
+def test_a_damaged_file_tells_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text("{")
+    with pytest.raises(StoreError, match="restore it, or remove it"):
+        read_labels(tmp_path)
+
+
+def test_what_is_no_file_and_no_store_is_a_refusal(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").mkdir()
+    with pytest.raises(StoreError, match=r"cannot be read: Is a directory: .*labels\.json"):
+        read_labels(tmp_path)
+    (tmp_path / "store").touch()
+    with pytest.raises(StoreError, match="cannot be read: Not a directory"):
+        read_labels(tmp_path / "store")
+
+
 def test_a_link_is_refused(tmp_path: Path) -> None:
     write_labels(tmp_path, Labels())
     (tmp_path / "labels.json").rename(tmp_path / "elsewhere")

@@ -318,3 +318,34 @@ def test_a_store_that_cannot_be_written(
             store.activate(version, by="test")
     assert store.labels().generation == 0
     store.open(version)
+
+
+def test_a_full_disk_is_a_refusal(publish: Publish, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = publish()
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        with pytest.raises(ReadOnlyStore, match="No space left on device"):
+            store.activate(version, by="test")
+    assert store.labels().generation == 0
+    store.activate(version, by="test")
+
+
+def test_a_store_that_cannot_be_read(publish: Publish, store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = publish()
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patched:  # root may read anything: permissions cannot be tried
+        patched.setattr(Path, "iterdir", refuse)
+        for read in (store.list_names, lambda: store.manifest(version)):
+            with pytest.raises(StoreError, match="cannot be read: Permission denied"):
+                read()
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "is_file", refuse)
+        with pytest.raises(StoreError, match="cannot be read: Permission denied"):
+            store.folder(version)
