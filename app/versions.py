@@ -5,34 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from app.batching import Batcher
 from app.errors import not_ready
-from app.loading import Loader, LoadFailed, Phase
+from app.loading import Loader, LoadFailed
 from app.metrics import Metrics
 from app.routing import Loaded, Routing
+from app.version_states import VersionState, VersionStates
 from model_store.errors import ReadOnlyStore, StoreError
 from model_store.labels import Labels
 from model_store.store import ModelStore
 
-State = Literal["STAGED", "READY", "DRAINING", "UNLOADED", "FAILED"] | Phase
-STATES: tuple[State, ...] = ("STAGED", "LOADING", "VALIDATING", "WARMING", "READY", "DRAINING", "UNLOADED", "FAILED")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class VersionState:
-    """reason, generation: why it is FAILED, and under which labels. since: seconds since 1970."""
-
-    state: State
-    reason: str | None = None
-    generation: int = -1
-    since: float = field(default_factory=time.time)
 
 
 class Versions:
@@ -56,7 +43,8 @@ class Versions:
         self._drains: set[asyncio.Task[None]] = set()
         self.serving: Routing | None = None
         self.wanted = Labels()
-        self.states: dict[str, VersionState] = {}
+        self.states = VersionStates(metrics)
+        self._trouble: str | None = None  # why the labels cannot be followed
 
     def current(self) -> Routing:
         """What serves now; Problem `not-ready` when nothing does."""
@@ -66,9 +54,8 @@ class Versions:
 
     def why_not_ready(self) -> str:
         if self.wanted.live is None:
-            return "no version has the label live"
-        state = self.states.get(self.wanted.live, VersionState("STAGED"))
-        return f"{self.wanted.live} is {state.state}" + (f": {state.reason}" if state.reason else "")
+            return self._trouble or "no version has the label live"
+        return f"{self.wanted.live} is {self.states.of(self.wanted.live)}"
 
     def hint(self) -> None:
         """Look now: somebody has written labels, or a load has ended."""
@@ -82,10 +69,21 @@ class Versions:
                 self.wanted = await asyncio.to_thread(self._store.labels)
                 self._metrics.generation.labels("wanted").set(self.wanted.generation)
                 await self._reconcile(self.wanted)
-            except Exception:  # whatever is wrong with the store must not end what follows it
-                _log.exception("the labels cannot be followed; what serves goes on")
+                self._note(None if self.wanted.live else f"no version has the label live in {self._store.root}")
+            except Exception as error:  # whatever is wrong with the store must not end what follows it
+                self._note(str(error) or type(error).__name__, stack=not isinstance(error, StoreError))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look.wait(), self._poll_seconds)
+
+    def _note(self, trouble: str | None, *, stack: bool = False) -> None:
+        """Once, not with every poll."""
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if trouble is None:
+            _log.info("the labels are followed again")
+        else:
+            _log.error("the labels cannot be followed; what serves goes on: %s", trouble, exc_info=stack)
 
     async def close(self) -> None:
         for task in (*self._drains, *((self._load,) if self._load else ())):
@@ -94,8 +92,7 @@ class Versions:
 
     def failed(self, version: str | None) -> VersionState | None:
         """Its state when it failed under these labels: then it is not tried again."""
-        known = self.states.get(version) if version else None
-        return known if known and known.state == "FAILED" and known.generation == self.wanted.generation else None
+        return self.states.failed(version, self.wanted.generation)
 
     async def _reconcile(self, labels: Labels) -> None:
         target = self._target(labels)
@@ -121,11 +118,13 @@ class Versions:
             keep = self._keep_previous and previous is not live
             return Routing(labels.generation, live, previous if keep else None)
         failed = self.failed(labels.live)
-        if serving is None and failed is not None:
-            for version in (labels.last_good, labels.previous):
-                if (loaded := self._in_memory(version)) is not None:
-                    return Routing(labels.generation, loaded, degraded=f"{labels.live} failed: {failed.reason}")
-        return serving
+        if failed is None:
+            return serving
+        degraded = f"{labels.live} failed: {failed.reason}"
+        if serving is not None:
+            return replace(serving, degraded=degraded)
+        loaded = self._in_memory(labels.last_good) or self._in_memory(labels.previous)
+        return Routing(labels.generation, loaded, degraded=degraded) if loaded else None
 
     def _needed(self, labels: Labels) -> list[str]:
         """What should be in memory, most urgent first."""
@@ -145,18 +144,18 @@ class Versions:
     async def _bring(self, version: str) -> None:
         generation = self.wanted.generation
         try:
-            self._enter(version, "STAGED")
+            self.states.enter(version, "STAGED")
             folder = await asyncio.to_thread(self._locate, version)
-            enter = partial(self._enter, version)
+            enter = partial(self.states.enter, version)
             urgent = self.serving is None
             self._fresh[version] = Loaded(await self._loader.load(folder, enter, urgent=urgent))
-            self._enter(version, "READY")
+            self.states.enter(version, "READY")
             self._metrics.swaps.labels("loaded").inc()
         except Exception as error:  # a failure that is not recorded as one would be tried again for ever
             expected = isinstance(error, LoadFailed | StoreError | OSError)
             _log.error("version failed: %s", error, extra={"version": version}, exc_info=not expected)
             self._metrics.swaps.labels("failed").inc()
-            self._enter(version, "FAILED", reason=str(error) or type(error).__name__, generation=generation)
+            self.states.enter(version, "FAILED", reason=str(error) or type(error).__name__, generation=generation)
         finally:
             self._load = None
             self.hint()
@@ -184,7 +183,7 @@ class Versions:
             self._drain(self._fresh.pop(version))
 
     def _drain(self, loaded: Loaded) -> None:
-        self._enter(loaded.version, "DRAINING")
+        self.states.enter(loaded.version, "DRAINING")
         task = asyncio.create_task(self._unload(loaded.version, [loaded]))
         self._drains.add(task)
         task.add_done_callback(self._drains.discard)
@@ -193,12 +192,7 @@ class Versions:
         while box[0].in_flight:
             await asyncio.sleep(0.05)
         await self._loader.release(box)
-        if self.states[version].state == "DRAINING":  # not loaded again meanwhile
-            self._enter(version, "UNLOADED")
+        if self.states.of(version).state == "DRAINING":  # not loaded again meanwhile
+            self.states.enter(version, "UNLOADED")
             self._batcher.forget(version)
             self._metrics.forget(version)
-
-    def _enter(self, version: str, state: State, *, reason: str | None = None, generation: int = -1) -> None:
-        self.states[version] = VersionState(state, reason, generation)
-        for name in STATES:
-            self._metrics.version_state.labels(version, name).set(name == state)

@@ -15,7 +15,6 @@ from app.errors import Problem
 from app.routes.wire import answer, problems, read, takes
 from app.schemas import LabelRequest
 from app.service import Service
-from app.versions import VersionState
 from model_store.labels import Labels
 from model_store.manifest import Manifest
 
@@ -82,7 +81,7 @@ async def _followed(service: Service, labels: Labels, wait: float) -> Response:
 
 
 def _model(service: Service, manifest: Manifest, wanted: Labels) -> ModelOut:
-    state = service.versions.states.get(manifest.version, VersionState("STAGED"))
+    state = service.versions.states.of(manifest.version)
     named = {"live": wanted.live, "previous": wanted.previous, "last_good": wanted.last_good}
     return ModelOut(
         version=manifest.version,

@@ -29,6 +29,7 @@ class Scene:
     store: ModelStore
     versions: Versions
     loads: list[str]
+    metrics: Metrics
 
     async def until(self, condition: Callable[[], Any], seconds: float = 30.0) -> None:
         async with asyncio.timeout(seconds):
@@ -44,9 +45,8 @@ class Scene:
 
         return now
 
-    def state(self, version: str) -> str | None:
-        known = self.versions.states.get(version)
-        return known.state if known else None
+    def state(self, version: str) -> str:
+        return self.versions.states.of(version).state
 
 
 def play(store: ModelStore, story: Callable[[Scene], Awaitable[None]], *, keep_previous: bool = True) -> Metrics:
@@ -67,7 +67,7 @@ def play(store: ModelStore, story: Callable[[Scene], Awaitable[None]], *, keep_p
         versions = Versions(store, loader, batcher, metrics, poll_seconds=0.02, keep_previous=keep_previous)
         follower = asyncio.create_task(versions.follow())
         try:
-            await story(Scene(store, versions, loads))
+            await story(Scene(store, versions, loads, metrics))
         finally:
             follower.cancel()
             await versions.close()
@@ -75,6 +75,10 @@ def play(store: ModelStore, story: Callable[[Scene], Awaitable[None]], *, keep_p
 
     asyncio.run(run())
     return metrics
+
+
+def degraded(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("naiseki_degraded")
 
 
 def damage(store: ModelStore, version: str) -> None:
@@ -148,8 +152,10 @@ def test_a_failed_version_leaves_the_old_one_and_is_tried_again_only_when_asked(
         damage(pair.store, bad)
         pair.store.activate(bad, by="test")
         await scene.until(lambda: scene.state(bad) == "FAILED")
-        failed = scene.versions.states[bad]
+        failed = scene.versions.states.of(bad)
         assert "weights.safetensors" in (failed.reason or "")
+        await scene.until(lambda: scene.versions.current().degraded == f"{bad} failed: {failed.reason}")
+        assert degraded(scene.metrics) == 1, "another version than the wanted one answers"
         await asyncio.sleep(0.2)
         assert scene.serves(pair.beta, pair.alpha)()
         assert scene.loads.count(bad) == 1
@@ -158,8 +164,10 @@ def test_a_failed_version_leaves_the_old_one_and_is_tried_again_only_when_asked(
         (pair.store.folder(bad) / "encoder" / "weights.safetensors").write_bytes(good_bytes)
         pair.store.activate(bad, by="test")  # the same wish once more: a new generation
         await scene.until(scene.serves(bad, pair.beta))
+        assert scene.versions.current().degraded is None
 
     metrics = play(pair.store, story)
+    assert degraded(metrics) == 0
     assert metrics.registry.get_sample_value("naiseki_swaps_total", {"outcome": "failed"}) == 1
 
 
@@ -169,9 +177,9 @@ def test_at_start_the_last_good_one_answers_for_a_broken_live_one(pair: Pair) ->
 
     async def story(scene: Scene) -> None:
         await scene.until(scene.serves(pair.alpha))
-        degraded = scene.versions.current().degraded or ""
-        assert pair.beta in degraded
-        assert "weights.safetensors" in degraded
+        reason = scene.versions.current().degraded or ""
+        assert pair.beta in reason
+        assert "weights.safetensors" in reason
         await asyncio.sleep(0.1)
         assert scene.loads == [pair.beta, pair.alpha]
         assert pair.store.labels().last_good == pair.alpha
@@ -179,7 +187,7 @@ def test_at_start_the_last_good_one_answers_for_a_broken_live_one(pair: Pair) ->
         await scene.until(lambda: scene.versions.current().degraded is None)
 
     metrics = play(pair.store, story)
-    assert metrics.registry.get_sample_value("naiseki_degraded") == 0
+    assert degraded(metrics) == 0
 
 
 def test_at_start_with_nothing_that_loads_the_reason_is_told(pair: Pair) -> None:
@@ -216,16 +224,37 @@ def test_a_rollback_does_not_wait_for_a_load(pair: Pair, published: Callable[...
     play(pair.store, story)
 
 
-def test_damaged_labels_change_nothing(pair: Pair) -> None:
+def test_damaged_labels_change_nothing_and_are_logged_once(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    def errors() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
     async def story(scene: Scene) -> None:
         await scene.until(scene.serves(pair.beta, pair.alpha))
         file = pair.store.root / "labels.json"
         good = file.read_bytes()
         file.write_text("{")
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)  # a dozen polls
+        assert scene.serves(pair.beta, pair.alpha)()
+        assert len(errors()) == 1
+        assert "labels.json is damaged" in errors()[0]
+        file.unlink()
+        await scene.until(lambda: len(errors()) == 2)
+        assert errors()[1].endswith(f"no version has the label live in {pair.store.root}")
         assert scene.serves(pair.beta, pair.alpha)()
         file.write_bytes(good)
         pair.store.rollback(by="test")
         await scene.until(scene.serves(pair.alpha, pair.beta))
+        assert len(errors()) == 2
+
+    play(pair.store, story)
+
+
+def test_damaged_labels_at_start_are_told(pair: Pair) -> None:
+    (pair.store.root / "labels.json").write_text("{")
+
+    async def story(scene: Scene) -> None:
+        await scene.until(lambda: "labels.json is damaged" in scene.versions.why_not_ready())
+        with pytest.raises(Problem, match=r"labels\.json is damaged"):
+            scene.versions.current()
 
     play(pair.store, story)
