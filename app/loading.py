@@ -49,6 +49,7 @@ class Loader:
         self._cache, self._batcher, self._metrics, self._device = cache, batcher, metrics, device
         self._load_seconds = load_seconds
         self._child: subprocess.Popen[str] | None = None
+        self._closing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=_one_thread)
 
     async def load(self, folder: Path, enter: Callable[[Phase], None], *, urgent: bool = False) -> Bundle:
@@ -73,6 +74,7 @@ class Loader:
         await asyncio.get_running_loop().run_in_executor(self._thread, box.clear)
 
     def close(self) -> None:
+        self._closing = True
         if self._child is not None:
             self._child.kill()
         self._thread.shutdown(wait=True, cancel_futures=True)
@@ -89,6 +91,8 @@ class Loader:
             stdin=subprocess.DEVNULL,
             env={**os.environ, **ONE_THREAD},
         )
+        if self._closing:  # `close` came before there was a child to end
+            self._child.kill()
         try:
             output, _ = self._child.communicate(timeout=self._load_seconds)
         except subprocess.TimeoutExpired:

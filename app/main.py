@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from app.answers import ProblemOut
 from app.batching import Batcher
 from app.edge import Edge, Trace
-from app.embedded_valkey import EmbeddedValkey
+from app.embedded_valkey import EmbeddedValkey, ValkeyRefused
 from app.errors import TABLE, problem_of
 from app.loading import Loader
 from app.metrics import Metrics
@@ -28,11 +29,13 @@ from app.routes.wire import SCHEMAS
 from app.schemas import BatchRequest, EventsRequest, LabelRequest, LookupRequest, RecommendRequest, SimilarRequest
 from app.service import Service
 from app.settings import Settings
-from app.user_history import UserHistories
+from app.user_history import HistoriesRefused, UserHistories
 from app.versions import Versions
 from model_store.store import ModelStore
 
 API_VERSION = "0.1.0"
+ABOUT = "What should this user see next: recommendations, events, the catalogue, and the versions that answer."
+_log = logging.getLogger(__name__)
 BODIES = (RecommendRequest, BatchRequest, EventsRequest, LookupRequest, SimilarRequest, LabelRequest)
 
 
@@ -44,7 +47,11 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             app.openapi()  # takes a fifth of a second: not while somebody waits
-            app.state.service = await _open(settings, metrics, stack)
+            try:
+                app.state.service = await _open(settings, metrics, stack)
+            except (HistoriesRefused, ValkeyRefused) as refused:
+                _log.error("the service cannot start: %s", refused)  # with its cure, in front of uvicorn's traceback
+                raise
             yield
 
     app = FastAPI(
@@ -120,7 +127,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """The description, with the bodies that routes read by themselves, made once."""
     if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=__doc__, routes=app.routes)
+        schema = get_openapi(title=app.title, version=app.version, description=ABOUT, routes=app.routes)
         _, bodies = models_json_schema([(model, "validation") for model in BODIES], ref_template=SCHEMAS)
         problem = TypeAdapter(ProblemOut).json_schema(ref_template=SCHEMAS)
         schema["components"]["schemas"] |= {**bodies["$defs"], ProblemOut.__name__: problem}

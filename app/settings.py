@@ -8,10 +8,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 PREFIX = "NAISEKI_"
+SCHEMES = ("redis", "rediss", "unix")
 OF_THE_PIPELINE = {"cache", "beauty"}  # often set where the service is started too: no slip of the pen
 _log = logging.getLogger(__name__)
 
@@ -23,6 +25,17 @@ class SettingsRefused(ValueError):
 def _keys(value: object) -> object:
     """Keys are listed with commas or spaces between them."""
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _redis(value: str) -> str:
+    """The address itself stays out of the message: it may hold a password."""
+    try:
+        usable = value.lower() == "none" or (urlsplit(value).scheme in SCHEMES and urlsplit(value).port != 0)
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable:
+        raise ValueError("give an address redis://host:6379/0, rediss://... or unix:///path, or none for no histories")
+    return value
 
 
 Keys = Annotated[tuple[str, ...], BeforeValidator(_keys), Field(repr=False)]
@@ -39,7 +52,7 @@ class Settings(BaseModel):
     """One field per variable; the name is the field's in capitals after NAISEKI_. An empty variable counts as unset.
 
     store: folder of bundles. data: folder for the embedded Redis, and the cache of prepared bundles.
-    redis_url: unset = embedded; "none" = without histories.
+    redis_url: Annotated[Annotated[str, AfterValidator(_redis)] | None, Field(repr=False)] = None
     threads: of the inference thread's matrix products. max_batch_ms: the longest that one batch of several may take.
     queue_tokens: what may wait before 429. body_bytes: the largest request body.
     grace_seconds: between readiness off and the closing of the listener. shutdown_seconds: for what is in flight then.
@@ -53,7 +66,7 @@ class Settings(BaseModel):
     api_keys: Keys = ()
     admin_keys: Keys = ()
     metrics_key: Annotated[str | None, Field(repr=False)] = None
-    redis_url: Annotated[str | None, Field(repr=False)] = None
+    redis_url: Annotated[Annotated[str, AfterValidator(_redis)] | None, Field(repr=False)] = None
     data: Path = Path(".naiseki")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Count = Field(default_factory=_cores)

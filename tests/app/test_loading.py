@@ -202,6 +202,24 @@ def test_a_child_that_takes_too_long_is_ended(pair: Pair, tmp_path: Path) -> Non
         load(pair.store.folder(pair.beta), tmp_path / "cache", seconds=0.05)
 
 
+def test_a_child_that_starts_while_the_service_ends_is_ended(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = tmp_path / "python"
+    tell.write_text("#!/bin/sh\nexec sleep 60\n")
+    tell.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tell))
+    metrics = Metrics()
+    loader = Loader(tmp_path / "cache", Batcher(metrics), metrics, device="cpu", load_seconds=30)
+
+    def closed_meanwhile(*_: object) -> None:
+        loader.close()
+
+    monkeypatch.setattr("app.loading.find_prepared", closed_meanwhile)
+    with pytest.raises(LoadFailed, match="status -9"):
+        loader._prepare(pair.store.folder(pair.beta), True)
+
+
 def test_a_cache_that_cannot_be_written(pair: Pair, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(LoadFailed, match="cache"):

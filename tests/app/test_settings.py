@@ -49,11 +49,28 @@ def test_loopback_needs_no_key(host: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("PORT", "eighty"), ("PORT", "70000"), ("DEVICE", "tpu"), ("THREADS", "0"), ("POLL_SECONDS", "nan")],
+    [
+        ("PORT", "eighty"),
+        ("PORT", "70000"),
+        ("DEVICE", "tpu"),
+        ("THREADS", "0"),
+        ("POLL_SECONDS", "nan"),
+        ("REDIS_URL", "localhost:6379"),
+        ("REDIS_URL", "redis://:secret@localhost:port/0"),
+    ],
 )
 def test_what_cannot_be_used_is_named(name: str, value: str) -> None:
-    with pytest.raises(SettingsRefused, match=f"NAISEKI_{name}"):
+    with pytest.raises(SettingsRefused, match=f"NAISEKI_{name}") as refused:
         Settings.read({f"NAISEKI_{name}": value})
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["none", "None", "redis://:secret@localhost:6379/0", "rediss://h", "unix:///a/b.sock"])
+def test_addresses_of_redis(url: str) -> None:
+    settings = Settings.read({"NAISEKI_REDIS_URL": url})
+    assert settings.redis_url == url
+    assert settings.without_histories == (url.lower() == "none")
+    assert "secret" not in repr(settings)
 
 
 def test_a_misspelt_variable_is_mentioned(caplog: pytest.LogCaptureFixture) -> None:
