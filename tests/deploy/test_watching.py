@@ -110,6 +110,51 @@ def test_prometheus_accepts_its_files() -> None:
     assert f"{sum(len(group['rules']) for group in ALERTS)} rules found" in checked.stdout
 
 
+FULL_REDIS = {
+    "naiseki_redis_breaker_open": "0x120",
+    'naiseki_rejects_total{reason="histories"}': "0+5x120",
+    'naiseki_requests_total{route="/v1/events", status="503"}': "0+5x120",
+}
+BATCH_CALLS = {  # each of a hundred users, of whom one is new
+    'naiseki_requests_total{route="/v1/recommend/batch", status="200"}': "0+5x120",
+    "naiseki_impressions_total": "0+500x120",
+    'naiseki_fallbacks_total{reason="new_user"}': "0+5x120",
+}
+
+
+@pytest.mark.parametrize(
+    ("series", "fires", "silent"),
+    [
+        (FULL_REDIS, ["NaisekiHistoriesUnavailable"], ["NaisekiOverloaded"]),
+        ({"naiseki_redis_breaker_open": "1x120"}, ["NaisekiHistoriesUnavailable"], []),
+        (BATCH_CALLS, [], ["NaisekiMostlyFallbacks", "NaisekiOverloaded", "NaisekiHistoriesUnavailable"]),
+        ({**BATCH_CALLS, "naiseki_impressions_total": "0+6x120"}, ["NaisekiMostlyFallbacks"], []),
+    ],
+)
+def test_the_alert_that_fires_is_the_one_whose_cure_helps(
+    tmp_path: Path, series: dict[str, str], fires: list[str], silent: list[str]
+) -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("NOT CHECKED: no promtool here (Debian: apt install prometheus)")
+
+    def expected(alert: str) -> dict[str, Any]:
+        (rule,) = [rule for group in ALERTS for rule in group["rules"] if rule["alert"] == alert]
+        said = {key: text.replace("{{ $labels.instance }}", "app:8000") for key, text in rule["annotations"].items()}
+        firing = [{"exp_labels": {"instance": "app:8000", **rule["labels"]}, "exp_annotations": said}]
+        return {"eval_time": "25m", "alertname": alert, "exp_alerts": firing if alert in fires else []}
+
+    given = [
+        {"series": re.sub(r"\{|$", '{instance="app:8000",', name, count=1).rstrip("}") + "}", "values": values}
+        for name, values in series.items()
+    ]
+    test = {"interval": "15s", "input_series": given, "alert_rule_test": [expected(alert) for alert in fires + silent]}
+    rules = str(DEPLOY / "prometheus" / "alerts.yml")
+    file = tmp_path / "test.yml"
+    file.write_text(yaml.safe_dump({"rule_files": [rules], "evaluation_interval": "15s", "tests": [test]}))
+    tried = subprocess.run(["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False)
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+
+
 def test_the_scrape_target_is_the_service() -> None:
     (scrape,) = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
     assert scrape["static_configs"] == [{"targets": ["app:8000"]}]
