@@ -99,10 +99,10 @@ class Labels(BaseModel):
 def read_labels(store: Path) -> Labels:
     """Generation 0 and no label where there is no file yet. StoreError when it is damaged or cannot be read."""
     file = store / FILE
-    if file.is_symlink():
-        raise StoreError(f"{FILE} is a link")
     try:
         with reading():
+            if file.is_symlink():
+                raise StoreError(f"{FILE} is a link")
             return Labels.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         return Labels()

@@ -75,11 +75,10 @@ class ModelStore:
         return version
 
     def list_names(self) -> Versions:
-        """Whole versions, oldest first. Half-written, foreign and linked folders are not seen."""
+        """Whole versions, oldest first. Half-written, foreign, linked and unreadable folders are not seen."""
         with reading():
-            if not self.root.is_dir():
-                return []
-            return sorted(path.name for path in self.root.iterdir() if self._is_whole(path.name))
+            names = [path.name for path in self.root.iterdir()] if self.root.is_dir() else []
+        return sorted(name for name in names if self._is_seen(name))
 
     def list(self) -> Manifests:
         """Manifests of the versions whose manifest can be read, oldest first; `verify` tells of the others."""
@@ -177,6 +176,12 @@ class ModelStore:
             for name in old:
                 remove(self.root / name, area)
         return old
+
+    def _is_seen(self, name: str) -> bool:
+        try:
+            return self._is_whole(name)
+        except OSError:  # not ours to read: `folder` says so, and the others can still be listed
+            return False
 
     def _is_whole(self, name: str) -> bool:
         folder = self.root / name

@@ -342,10 +342,15 @@ def test_a_store_that_cannot_be_read(publish: Publish, store: ModelStore, monkey
 
     with monkeypatch.context() as patched:  # root may read anything: permissions cannot be tried
         patched.setattr(Path, "iterdir", refuse)
-        for read in (store.list_names, lambda: store.manifest(version)):
+        for read in (store.list, lambda: store.manifest(version)):
             with pytest.raises(StoreError, match="cannot be read: Permission denied"):
                 read()
     with monkeypatch.context() as patched:
         patched.setattr(Path, "is_file", refuse)
         with pytest.raises(StoreError, match="cannot be read: Permission denied"):
             store.folder(version)
+        assert store.list_names() == []
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "is_symlink", refuse)
+        with pytest.raises(StoreError, match="cannot be read: Permission denied"):
+            store.labels()
