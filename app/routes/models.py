@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(keys.adm
 Wait = Annotated[float, Query(ge=0, le=300, allow_inf_nan=False)]
 
 
-@router.get("/models", response_model=ModelsAnswer, responses=problems(403))
+@router.get("/models", response_model=ModelsAnswer, responses=problems(403, 409))
 async def models(request: Request) -> Response:
     """Every version that can be read, oldest first; what is wanted; what this process serves."""
     service = Service.of(request)
