@@ -121,8 +121,7 @@ class Loader:
     def _warm(self, bundle: Bundle) -> None:
         """Runs the sizes that will be met, largest first, and learns how long they take."""
         try:
-            # What answers need of the catalogue is derived on first use; a request should not pay for that.
-            bundle.popular([Want(1, categories=())])
+            bundle.catalog.derive()  # a request should not pay for that
             pace = self._batcher.pace(bundle.version, Recommendation)
             longest = Recommendation.of(bundle, _rows(bundle, bundle.manifest.max_history), Want(10))
             if torch.device(self._device).type == "cpu":

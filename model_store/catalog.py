@@ -63,6 +63,10 @@ class ItemCatalog:
                 known.append(row)
         return known, unknown
 
+    def derive(self) -> None:
+        """What is otherwise derived by the first who asks for it: tens of milliseconds for 100,000 items."""
+        _ = self._titles, self._folded_titles, self.popularity, self.by_popularity, self.categories
+
     def titles(self, rows: Sequence[int] | Rows) -> list[str]:
         return [self._titles[int(row)] for row in rows]
 
@@ -99,7 +103,12 @@ class ItemCatalog:
     def rows_in(self, categories: Sequence[str]) -> Rows:
         """Rows that carry any of the categories, ascending; unknown categories hold nothing."""
         found = [self.categories[name] for name in categories if name in self.categories]
-        return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
+        if len(found) == 1:
+            return found[0]
+        carries_N = np.zeros(len(self), dtype=bool)  # without sorting: it may be half of the catalogue
+        for rows in found:
+            carries_N[rows] = True
+        return np.flatnonzero(carries_N)
 
     @cached_property
     def _folded_titles(self) -> pl.Series:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from app.loading import Loader, LoadFailed, Phase
 from app.metrics import Metrics
 from app.settings import Settings
 from app.work import Recommendation
+from model_store.catalog import ItemCatalog
 from model_store.preparing import prepare
 
 if TYPE_CHECKING:
@@ -174,6 +176,22 @@ def test_a_checked_copy_needs_no_child(pair: Pair, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a child was started"))
     phases, _ = load(folder, tmp_path / "cache")
     assert phases == ["LOADING", "VALIDATING", "WARMING"]
+
+
+def test_a_request_derives_nothing_of_the_catalogue(pair: Pair, tmp_path: Path) -> None:
+    metrics, folder = Metrics(), pair.store.folder(pair.beta)
+    prepare(folder, tmp_path / "cache")
+
+    async def derived() -> set[str]:
+        loader = Loader(tmp_path / "cache", Batcher(metrics), metrics, device="cpu", load_seconds=60)
+        try:
+            return set(vars((await loader.load(folder, lambda _: None)).catalog))
+        finally:
+            loader.close()
+
+    lazy = {name for name, value in vars(ItemCatalog).items() if isinstance(value, cached_property)}
+    assert len(lazy) > 3
+    assert lazy <= asyncio.run(derived())
 
 
 @pytest.mark.parametrize("urgent", [True, False])
