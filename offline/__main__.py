@@ -21,7 +21,7 @@ from offline.datasets.statistics import describe
 from offline.pipeline import run
 from offline.processes import this_process
 from offline.run_config import RunConfig
-from offline.splits import split
+from offline.splits import HELD, split
 from offline.tuning import tune
 from offline.workspace import Workspace
 
@@ -67,8 +67,6 @@ def _activate(version: str, store: ModelStore, workspace: Workspace, *, only_if_
             [version, live],
             base=live,
             subset="validation",
-            seen_removed=True,
-            cheap=False,
             store=store,
             workspace=workspace,
         )
@@ -92,7 +90,7 @@ def _evaluate(arguments: argparse.Namespace, store: ModelStore, workspace: Works
         arguments.references,
         base=arguments.base,
         subset="test" if arguments.final else "validation",
-        seen_removed=not arguments.keep_seen,
+        keep_seen=arguments.keep_seen,
         cheap=arguments.cheap,
         lists=True,
         store=store,
@@ -100,8 +98,8 @@ def _evaluate(arguments: argparse.Namespace, store: ModelStore, workspace: Works
     )
     _say(as_text(table))
     if arguments.shuffled:
-        seen_removed = not arguments.keep_seen
-        _say("\n" + order_drops(arguments.references, subset=table.subset, seen_removed=seen_removed, store=store))
+        keep_seen = arguments.keep_seen
+        _say("\n" + order_drops(arguments.references, subset=table.subset, keep_seen=keep_seen, store=store))
     if arguments.final:
         record_final(table, f"python -m offline {arguments.typed}", file=Path(arguments.record))
 
@@ -111,8 +109,6 @@ def _compare_versions(arguments: argparse.Namespace, store: ModelStore, workspac
         [arguments.first, arguments.second],
         base=arguments.first,
         subset="validation",
-        seen_removed=True,
-        cheap=False,
         store=store,
         workspace=workspace,
     )
@@ -121,12 +117,13 @@ def _compare_versions(arguments: argparse.Namespace, store: ModelStore, workspac
 
 
 def _data(arguments: argparse.Namespace, _store: ModelStore, _workspace: Workspace) -> None:
-    data = RunConfig.load(Path(arguments.name)).data if arguments.name.endswith(".toml") else arguments.name
-    interactions = datasets.load(data)
+    config = RunConfig.load(Path(arguments.name)) if arguments.name.endswith(".toml") else None
+    interactions = datasets.load(config.data if config else arguments.name)
     if arguments.export_training_events is None:
         _say(describe(interactions))
         return
-    train = split(interactions, arguments.protocol).dataset.train
+    protocol = arguments.protocol or (config.protocol if config else "last-10")
+    train = split(interactions, protocol).dataset.train
     pl.DataFrame(
         {
             "user_id": [interactions.user_ids[u] for u in range(len(train)) for _ in train.history(u)],
@@ -180,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--base", help="the reference that the others are contrasted with")
     command.add_argument("--final", action="store_true", help="test events; the look is recorded")
     command.add_argument("--record", default=EXPERIMENTS, metavar="FILE", help="where (default: EXPERIMENTS.md)")
-    command.add_argument("--keep-seen", action="store_true", help="do not remove items of the history")
+    command.add_argument("--keep-seen", action="store_true", help="items of the history may come back")
     command.add_argument("--cheap", action="store_true", help="popularity, Markov and EASE beside them")
     command.add_argument("--shuffled", action="store_true", help="and how much each loses when histories are shuffled")
     command.set_defaults(command=_evaluate)
@@ -193,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("data", help="prepare a data set and print its statistics")
     command.add_argument("name", help="a built-in name, or a run file")
     command.add_argument("--export-training-events", metavar="CSV", help="for `python -m app import-events`")
-    command.add_argument("--protocol", choices=["last-10", "leave-one-out"], default="last-10")
+    command.add_argument("--protocol", choices=list(HELD), help="default: the run file's, or last-10")
     command.set_defaults(command=_data)
     return parser
 

@@ -14,6 +14,7 @@ from offline.baselines import CHEAP_ROWS, cheap_rows
 from offline.beyond_accuracy import list_figures
 from offline.bootstrap import Contrast, compare, user_intervals
 from offline.metrics import EventScores, Floats
+from offline.processes import measuring_device
 from offline.run_config import RunRefused
 from offline.score_matrix import evaluate_scores
 from offline.sequences import Queries, Split
@@ -57,14 +58,15 @@ def side_by_side(
     *,
     base: str | None,
     subset: Subset,
-    seen_removed: bool,
-    cheap: bool,
+    keep_seen: bool = False,
+    cheap: bool = False,
     lists: bool = False,
     store: ModelStore,
     workspace: Workspace,
 ) -> Table:
     """Figures of each reference, and its contrast with `base`, one of them.
 
+    keep_seen: items of the history may come back, also where the data set removes them.
     RunRefused when two are the same, when `base` is none of them, or when their splits differ.
     """
     rows = [resolve(reference, store) for reference in references]
@@ -74,7 +76,7 @@ def side_by_side(
     if len(splits) > 1:
         raise RunRefused("these versions were fitted to different splits: their figures cannot stand side by side")
     data = split_of(next(iter(splits.values())))
-    queries = queries_of(data, subset)
+    queries, seen_removed = queries_of(data, subset), data.dataset.exclude_seen and not keep_seen
     measured = {
         row.name: _seeds(row, subset, seen_removed=seen_removed, store=store, workspace=workspace) for row in rows
     }
@@ -150,12 +152,13 @@ def as_text(table: Table) -> str:
     return "\n".join(lines)
 
 
-def order_drops(references: list[str], *, subset: Subset, seen_removed: bool, store: ModelStore) -> str:
+def order_drops(references: list[str], *, subset: Subset, keep_seen: bool = False, store: ModelStore) -> str:
     """How much each version loses when histories are shuffled, in Markdown (evaluation.md, claim 9)."""
     lines = ["| version | shuffled | relative drop of NDCG@10 | 95 % interval |", "|---|---|---|---|"]
     for reference in references:
         for manifest in resolve(reference, store).versions:
-            queries, bundle = queries_of(split_of(manifest), subset), store.open(manifest.version)
+            data, bundle = split_of(manifest), store.open(manifest.version, measuring_device())
+            queries, seen_removed = queries_of(data, subset), data.dataset.exclude_seen and not keep_seen
             shuffles: tuple[Shuffle, ...] = ("all", "all but last")
             for what in shuffles:
                 drop: OrderDrop = order_drop(bundle, queries, what=what, seen_removed=seen_removed)

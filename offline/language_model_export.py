@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from model_store import base_models
+from model_store.encoder_files import multiplies_bfloat16
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.staging import BundleParts
@@ -81,5 +82,8 @@ def _controls(served: LanguageModelEncoder, settings: LanguageModel) -> Mapping[
 
 @torch.inference_mode()
 def _encode(encoder: LanguageModelEncoder, histories: HistoryBatch) -> Tensor:
+    """In what the golden queries are recorded in, else the two would differ by rounding: as if a part were missing."""
+    if not multiplies_bfloat16(encoder.scale.device):
+        encoder.compute_in(torch.float32)
     vectors_BD: Tensor = encoder(histories)
     return vectors_BD

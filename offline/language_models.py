@@ -24,7 +24,7 @@ from model_store import base_models
 from model_store.encoders.decoder import cast_decoder
 from model_store.token_blocks import tokenize_blocks
 from offline.merged_lora import merge_in_forward
-from offline.processes import this_process
+from offline.processes import measuring_device, this_process
 from offline.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,9 @@ def text_vectors(settings: LanguageModel, texts: list[str], *, max_tokens: int) 
         if not file.exists():
             logger.info("reading the text of %d items with %s", len(texts), settings.base)
             blocks = tokenize_blocks(base.tokenizer_file, [text or "?" for text in texts], max_tokens=max_tokens)
+            device = measuring_device()
+            base.lm.to(device)
+            base.embedding.to(device)
             raw_NH = base_models.encode_texts_mean(base, blocks)
             file.parent.mkdir(parents=True, exist_ok=True)
             fresh = file.with_suffix(f".{os.getpid()}.new")

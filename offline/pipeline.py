@@ -11,7 +11,7 @@ from model_store.bundle import Bundle
 from model_store.manifest import Provenance
 from model_store.store import ModelStore
 from offline import datasets, evaluation
-from offline.processes import as_main_says, this_process
+from offline.processes import as_main_says, measuring_device, this_process
 from offline.recipe import Recipe, TrainedModel
 from offline.run_config import RunConfig, RunRefused
 from offline.sequences import Split
@@ -73,7 +73,7 @@ def _publish(trained: TrainedModel, data: Split, *, store: ModelStore, provenanc
     """What is measured is the file that is served, loaded from where it is staged."""
     staged = store.stage(trained.parts, provenance=provenance)
     try:
-        bundle = Bundle.load(staged.folder)
+        bundle = Bundle.load(staged.folder, measuring_device())
         scores = evaluation.evaluate(bundle, data.dataset.validation, seen_removed=data.dataset.exclude_seen)
         metrics = evaluation.summarise(scores, dataset=data.dataset, subset="validation")
         return store.publish(staged, metrics=metrics)

@@ -16,6 +16,12 @@ def this_process() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
+def measuring_device() -> str:
+    """Where versions are measured, and base models read: where they would be served."""
+    device = this_process().device
+    return str(device) if device.type == "cuda" else "cpu"
+
+
 def as_main_says(value: T) -> T:
     """The main process's value, in all processes: clocks and rounding differ, and a loop must end in all at once."""
     agreed: T = broadcast_object_list([value])[0]

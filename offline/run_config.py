@@ -87,9 +87,10 @@ class RunConfig:
 
     def fingerprint(self, *, split_fingerprint: str, parents: dict[str, str]) -> str:
         """12 hex digits over everything that the trained weights depend on; names the checkpoint folder."""
-        text = json.dumps(
-            [self.family, self.recipe.model_dump(mode="json"), split_fingerprint, parents], sort_keys=True
-        )
+        parts: list[object] = [self.family, self.recipe.model_dump(mode="json"), split_fingerprint, parents]
+        # Choices on validation depend on it, and the split does not. Only said where it is not the default.
+        parts += [] if self.data.exclude_seen else ["seen items kept"]
+        text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from model_store.bundle import Bundle
+from model_store.encoders.history import HistoryBatch
+from model_store.encoders.language_model import LanguageModelEncoder
 from offline.bootstrap import compare
-from offline.evaluation import evaluate
+from offline.evaluation import evaluate, query_vectors, rank_vectors
 from offline.sequences import Queries
 from offline.splits import histories_of
 
@@ -49,12 +53,16 @@ def order_drop(
     metric: str = "ndcg@10",
     shuffles: int = 5,
 ) -> OrderDrop:
-    """`shuffles` evaluations of shuffled histories against one of the true ones."""
+    """`shuffles` evaluations of shuffled histories against one of the true ones.
+
+    Of a residual only the language model reads them shuffled: what its SASRec loses says nothing about it.
+    """
     true = evaluate(bundle, queries, seen_removed=seen_removed).values(metric)
-    drawn = [
-        evaluate(bundle, shuffle_histories(queries, what, seed=seed), seen_removed=seen_removed).values(metric)
-        for seed in range(shuffles)
-    ]
+    drawn = []
+    for seed in range(shuffles):
+        shuffled = shuffle_histories(queries, what, seed=seed)
+        vectors_QD = _vectors(bundle, queries, shuffled)
+        drawn.append(rank_vectors(bundle, queries, vectors_QD=vectors_QD, seen_removed=seen_removed).values(metric))
     scores = {"true": true[None, :], "shuffled": np.stack(drawn)}
     (contrast,) = compare(scores, queries.users, contrasts=[("shuffled", "true")])
     return OrderDrop(
@@ -65,3 +73,21 @@ def order_drop(
         high=-contrast.relative_low,
         shuffles=shuffles,
     )
+
+
+def _vectors(bundle: Bundle, queries: Queries, shuffled: Queries) -> Tensor:
+    """float32 [Q, D]."""
+    vectors_QD, encoder = query_vectors(bundle, shuffled), bundle.encoder
+    if isinstance(encoder, LanguageModelEncoder) and encoder.config.residual is not None:
+        true_QD, wrong_QD = (_of_sequence(encoder, each.histories) for each in (queries, shuffled))
+        vectors_QD = vectors_QD - wrong_QD + true_QD
+    return vectors_QD
+
+
+@torch.inference_mode()
+def _of_sequence(encoder: LanguageModelEncoder, histories: HistoryBatch) -> Tensor:
+    """float32 [Q, D] on the CPU: the residual's own part."""
+    sequence = encoder.residual_sequence
+    cut = histories.windowed(encoder.max_history, encoder.jump).windowed(sequence.max_history, sequence.jump)
+    parts = torch.split(torch.arange(len(cut)), 256)
+    return torch.cat([sequence(cut.select(part.tolist())).float().cpu() for part in parts])

@@ -13,6 +13,7 @@ import torch
 from model_store.catalog import ItemCatalog
 from model_store.encoders.history import HistoryBatch
 from offline.datasets.interactions import Interactions
+from offline.datasets.refusal import DataRefused
 from offline.sequences import Queries, SequenceDataset, Split
 
 Protocol = Literal["last-10", "leave-one-out"]
@@ -23,11 +24,19 @@ def split(interactions: Interactions, protocol: Protocol) -> Split:
     """Per user: the last `held` events are test, the one before them validation, all before that training.
 
     Every test event has the true history before it, validation and earlier test events included. Users with fewer
-    than held + 2 events (nothing would be left to train on) stay in training whole and give no queries.
+    than held + 2 events (nothing would be left to train on) stay in training whole and give no queries; DataRefused
+    when all users are such.
     """
     held = HELD[protocol]
     sequences = interactions.sequences()
     eligible = np.array([len(sequence) >= held + 2 for sequence in sequences])
+    if not eligible.any():
+        longest = max(map(len, sequences), default=0)
+        raise DataRefused(
+            interactions.name,
+            f'no user has the {held + 2} events that protocol = "{protocol}" needs; the longest history has {longest}',
+            cure="choose another protocol, or lower `min_rating` or `k_core`",
+        )
     train = [s[: len(s) - held - 1] if keep else s for s, keep in zip(sequences, eligible, strict=True)]
     (users,) = np.nonzero(eligible)
     fingerprint = hashlib.sha256(f"{interactions.fingerprint} {protocol}".encode()).hexdigest()

@@ -16,6 +16,7 @@ from offline import datasets
 from offline.datasets import DataConfig
 from offline.evaluation import evaluate
 from offline.metrics import EventScores
+from offline.processes import measuring_device
 from offline.run_config import RunRefused
 from offline.sequences import Queries, Split
 from offline.splits import Protocol, split
@@ -78,7 +79,7 @@ def scores_of(
     queries = queries_of(split_of(manifest), subset)
     if file.exists():
         return _read(file, queries, seen_removed=seen_removed)
-    scores = evaluate(store.open(manifest.version), queries, seen_removed=seen_removed)
+    scores = evaluate(store.open(manifest.version, measuring_device()), queries, seen_removed=seen_removed)
     fresh = file.with_suffix(".new.npz")
     np.savez_compressed(fresh, top_rows=scores.top_rows)
     fresh.rename(file)

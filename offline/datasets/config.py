@@ -14,7 +14,7 @@ class _Section(BaseModel):
 class EventColumns(_Section):
     """Column names of the interactions. time = "" says that the data has no times: file order counts.
 
-    rating and weight are optional: a default name that the file lacks is no error.
+    rating is optional: a default name that the file lacks is no error.
     """
 
     user: str = "user_id"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 import offline.recipe
 from model_store.base_models import BaseModel as Base
@@ -51,7 +51,7 @@ class Recipe(offline.recipe.Recipe):
     max_text_tokens: PositiveInt = 48
     prompt: str = "Items in the order they were chosen, oldest first:\n"
     max_history: PositiveInt = 50
-    dropout: NonNegativeFloat = 0.2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     lm: LanguageModel = LanguageModel()
     fit: FitPlan = FitPlan(learning_rate=5e-4, warmup_steps=50, epochs=30, evaluate_every=1, patience=4, clip=1.0)
 
@@ -78,7 +78,8 @@ class Recipe(offline.recipe.Recipe):
             checkpoints=checkpoints,
             seed=self.seed,
         )
-        item_vectors_ND = objective.cpu().eval().refresh()
+        item_vectors_ND = objective.eval().refresh()
+        objective.cpu()
         parts = language_model_parts(
             "contriever",
             dataset,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 
 import offline.recipe
@@ -53,10 +53,10 @@ class Recipe(offline.recipe.Recipe):
     max_text_tokens: PositiveInt = 48
     prompt: str = "Items in the order they were chosen, oldest first:\n"
     max_history: PositiveInt = 50
-    dropout: NonNegativeFloat = 0.2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     train_items: bool = True
     residual: bool = False
-    branch_drop: NonNegativeFloat = 0.25
+    branch_drop: Annotated[float, Field(ge=0, le=1)] = 0.25
     lm: LanguageModel = LanguageModel()
     fit: FitPlan = FitPlan(
         learning_rate=5e-4, item_learning_rate=1e-4, warmup_steps=50, epochs=30, evaluate_every=1, patience=4, clip=1.0
@@ -102,10 +102,11 @@ class Recipe(offline.recipe.Recipe):
             checkpoints=checkpoints,
             seed=self.seed,
         )
-        item_vectors_ND = objective.cpu().eval().refresh()
+        item_vectors_ND = objective.eval().refresh()
         log = progress.figures()
         if self.residual:
             log |= _choose_beta(encoder, item_vectors_ND, validation)
+        objective.cpu()
         parts = language_model_parts(
             "e4srec",
             dataset,

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from torch import Tensor
 
 import offline.recipe
 from model_store.bundle import Bundle
-from model_store.encoders.history import HistoryBatch
 from model_store.encoders.weighted_sum import WeightedSumConfig, WeightedSumEncoder
 from model_store.staging import BundleParts
 from offline.ease import Factors, ease_weights, factorise
@@ -44,7 +42,7 @@ class Recipe(offline.recipe.Recipe):
             encoder=self._encoder(factors),
             item_vectors_ND=torch.from_numpy(factors.right_ND),
             golden_histories=golden_histories(dataset.train),
-            controls={"item table": self._encoder_of_other_items(factors)},
+            controls={"item table": self._encoder(_of_other_items(factors))},
         )
         return TrainedModel(parts, log={"rank": factors.left_ND.shape[1], "kept_of_B": factors.kept})
 
@@ -55,17 +53,7 @@ class Recipe(offline.recipe.Recipe):
         encoder.left.weight.data = torch.from_numpy(factors.left_ND)
         return encoder.eval()
 
-    def _encoder_of_other_items(self, factors: Factors) -> _Without:
-        return _Without(self._encoder(Factors(factors.left_ND[::-1].copy(), factors.right_ND, factors.kept)))
 
-
-class _Without:
-    """The encode with the rows of the item table in reverse order: nothing of what was learnt is at its place."""
-
-    def __init__(self, encoder: WeightedSumEncoder) -> None:
-        self._encoder = encoder
-
-    def __call__(self, histories: HistoryBatch) -> Tensor:
-        with torch.inference_mode():
-            vectors_BD: Tensor = self._encoder(histories.windowed(self._encoder.max_history, self._encoder.jump))
-            return vectors_BD
+def _of_other_items(factors: Factors) -> Factors:
+    """The rows of the item table in reverse order: nothing of what was learnt is at its place."""
+    return Factors(factors.left_ND[::-1].copy(), factors.right_ND, factors.kept)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
+from typing import Annotated, Self
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
 import offline.recipe
@@ -31,9 +33,15 @@ class Recipe(offline.recipe.Recipe):
     dim: PositiveInt = 64
     blocks: PositiveInt = 2
     heads: PositiveInt = 2
-    dropout: NonNegativeFloat = 0.3
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     max_history: PositiveInt = 100
     fit: FitPlan = FitPlan()
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"dim = {self.dim} cannot be shared among heads = {self.heads}")
+        return self
 
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:  # noqa: ARG002
         torch.manual_seed(self.seed)
@@ -61,12 +69,15 @@ class Recipe(offline.recipe.Recipe):
         return TrainedModel(self._parts(encoder.cpu().eval(), dataset), log=progress.figures())
 
     def _parts(self, encoder: SequenceEncoder, dataset: SequenceDataset) -> BundleParts:
+        without_items = deepcopy(encoder)
+        nn.init.zeros_(without_items.items.weight)
         return BundleParts(
             family="sasrec",
             catalog=dataset.catalog,
             encoder=encoder,
             item_vectors_ND=encoder.item_vectors_ND.detach().clone(),
             golden_histories=golden_histories(dataset.train),
+            controls={"item table": without_items},
         )
 
 

@@ -42,12 +42,12 @@ def publish(write_run: WriteRun, store: ModelStore, workspace: Workspace) -> Cal
 
 @pytest.fixture
 def table_of(store: ModelStore, workspace: Workspace) -> SideBySide:
-    def made(*references: str, base: str | None = None, seen_removed: bool = True, **more: bool) -> Table:
+    def made(*references: str, base: str | None = None, **more: bool) -> Table:
         return side_by_side(
             list(references),
             base=base,
             subset="test",
-            seen_removed=seen_removed,
+            keep_seen=more.get("keep_seen", False),
             cheap=more.get("cheap", False),
             lists=more.get("lists", False),
             store=store,
@@ -86,9 +86,24 @@ def test_contrasts_are_against_the_base(publish: Callable[..., str], table_of: S
 
 def test_seen_items_kept_are_other_figures(publish: Callable[..., str], table_of: SideBySide) -> None:
     version = publish("good", "ease", lam="5")
-    kept = table_of(version, seen_removed=False)
+    kept = table_of(version, keep_seen=True)
     assert kept.rows[0].ndcg10 != table_of(version).rows[0].ndcg10
     assert "seen items kept" in as_text(kept)
+
+
+def test_data_whose_items_may_come_back_is_measured_so_everywhere(
+    write_run: WriteRun, table_of: SideBySide, store: ModelStore, workspace: Workspace
+) -> None:
+    file = write_run("repeats", "ease", lam="5")
+    file.write_text(file.read_text().replace('name = "tiny"\n', 'name = "tiny"\nexclude_seen = false\n'))
+    version = run(RunConfig.load(file), store=store, workspace=workspace)
+    assert not any(metric.seen_removed for metric in store.manifest(version).metrics)
+    table = table_of(version)
+    assert not table.seen_removed
+    assert table.rows[0].ndcg10 == table_of(version, keep_seen=True).rows[0].ndcg10
+    # The same run file with another [data] is another run: what was chosen on validation was chosen otherwise.
+    file.write_text(file.read_text().replace("exclude_seen = false\n", ""))
+    assert run(RunConfig.load(file), store=store, workspace=workspace) != version
 
 
 def test_cheap_rows_stand_beside_and_are_measured_alike(
@@ -116,7 +131,7 @@ def test_what_the_lists_are_like_stands_in_every_row(publish: Callable[..., str]
 def test_shuffled_histories_cost_what_order_tells(publish: Callable[..., str], store: ModelStore) -> None:
     publish("plain", "ease", lam="5")
     publish("recent", "ease", lam="5", tau="2")
-    text = order_drops(["run:plain", "run:recent"], subset="test", seen_removed=True, store=store)
+    text = order_drops(["run:plain", "run:recent"], subset="test", store=store)
     lines = [line.split(" | ") for line in text.splitlines()[2:]]
     assert [line[1] for line in lines] == ["all", "all but last"] * 2
     assert float(lines[2][2].rstrip("%")) > 5

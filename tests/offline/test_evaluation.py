@@ -12,7 +12,7 @@ from model_store.retrieval import Want
 from model_store.staging import BundleParts
 from offline import evaluation
 from offline.datasets import Interactions
-from offline.evaluation import evaluate, summarise, summarise_lists
+from offline.evaluation import evaluate, summarise
 from offline.golden_histories import golden_histories
 from offline.sequences import Split
 from offline.shuffled import shuffle_histories
@@ -90,20 +90,6 @@ def test_metrics_carry_all_that_they_depend_on(bundle: Bundle, data: Split) -> N
     assert (metric.dataset, metric.protocol, metric.subset) == ("small-world", "last-10", "test")
     assert (metric.events, metric.users, metric.seen_removed) == (600, 60, True)
     assert metric.dataset_fingerprint == data.dataset.fingerprint
-    named = summarise(scores, dataset=data.dataset, subset="test", protocol="shuffled")
-    assert {metric.protocol for metric in named} == {"shuffled"}
-
-
-def test_figures_of_the_lists_are_metrics_too(bundle: Bundle, data: Split) -> None:
-    scores = evaluate(bundle, data.test, seen_removed=True)
-    metrics = summarise_lists(scores, data.test, dataset=data.dataset, subset="test")
-    assert [metric.name.partition("@")[0] for metric in metrics] == [
-        "coverage",
-        "gini",
-        "novelty",
-        "diversity",
-        "calibration",
-    ]
 
 
 def test_shuffled_queries_are_read_one_by_one_and_right(bundle: Bundle, data: Split) -> None:

@@ -118,7 +118,7 @@ def ndcg10(*arguments, **more):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*arguments, **more)
 
-def load(staged):
+def load(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 Validation.ndcg10 = ndcg10

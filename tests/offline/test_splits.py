@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from offline.datasets import Interactions
+from offline.datasets import DataRefused, Interactions
 from offline.datasets.assembly import assemble
 from offline.datasets.config import TablesConfig
 from offline.score_matrix import evaluate_scores
@@ -40,6 +40,13 @@ def test_which_event_is_what(protocol: Protocol) -> None:
     for query, target in enumerate(found.test.targets.tolist()):
         assert found.test.histories.history(query).tolist() == list(range(target))
     assert found.test.targets[held:].tolist() == list(range(30 - held, 30))
+
+
+def test_data_without_a_user_to_ask_about_are_refused_before_training() -> None:
+    short = world(a=11, b=4)
+    assert len(split(short, "leave-one-out").test) == 2
+    with pytest.raises(DataRefused, match=r"world: no user has the 12 events.*last-10.*longest history has 11.*Cure"):
+        split(short, "last-10")
 
 
 def test_popularity_counts_training_events_only() -> None:

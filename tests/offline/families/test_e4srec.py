@@ -77,6 +77,9 @@ def test_impossible_pairs_are_refused_before_training(
 ) -> None:
     with pytest.raises(ValidationError, match="train_items"):
         _recipe(tiny_base, train_items=True)
+    for wrong in ({"dropout": 1.0}, {"branch_drop": 1.1}):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            _recipe(tiny_base, **wrong)
     with pytest.raises(ValueError, match="max_history"):
         _recipe(tiny_base, max_history=32).train(dataset, tmp_path, {"items_from": start})
     with pytest.raises(ValidationError, match="item text"):
