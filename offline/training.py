@@ -8,14 +8,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -24,6 +22,7 @@ from offline.checkpoints import load_checkpoint, save_checkpoint
 from offline.objectives import Objective
 from offline.optimizers import MasterWeightAdamW
 from offline.processes import as_main_says
+from offline.progress import Progress
 from offline.windows import shuffled_batches
 
 logger = logging.getLogger(__name__)
@@ -52,40 +51,6 @@ class FitPlan(BaseModel):
     evaluate_every: PositiveInt = 3
     patience: PositiveInt = 8
     average: PositiveInt = 3
-
-
-@dataclass(slots=True)
-class Progress:
-    """Everything about a training that a checkpoint keeps, beside weights and optimiser."""
-
-    epoch: int = 0
-    steps: int = 0
-    targets: int = 0
-    seconds: float = 0.0
-    since_best: int = 0
-    best: float = float("-inf")
-    best_epoch: int = 0
-    done: bool = False
-    curve: list[dict[str, float]] = field(default_factory=list)
-    recent: list[dict[str, Tensor]] = field(default_factory=list)
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
-
-    def figures(self) -> dict[str, object]:
-        """What the record keeps of a training."""
-        return {
-            "best_epoch": self.best_epoch,
-            "epochs": self.epoch,
-            "best_mean_ndcg@10": self.best,
-            "seconds": self.seconds,
-            "curve": self.curve,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
 
 
 def fit(
@@ -135,14 +100,15 @@ def fit(
         out_of_time = plan.minutes is not None and progress.seconds >= 60 * plan.minutes
         last = out_of_time or progress.epoch >= plan.epochs
         if last or progress.epoch % plan.evaluate_every == 0:
-            ndcg = _evaluate(objective, validate, plan=plan, progress=progress, loss=loss)
+            ndcg = as_main_says(validate())
+            progress.judge(objective, ndcg, loss=loss, average=plan.average)
             progress.done = last or progress.since_best >= plan.patience
             accelerator.log({"loss": loss, "validation_ndcg@10": ndcg}, step=progress.steps)
             logger.info(
                 "%s: epoch %d loss %.4f ndcg@10 %.4f (best mean %.4f)", stage, progress.epoch, loss, ndcg, progress.best
             )
             save_checkpoint(accelerator, folder)
-    _load_trainable(objective, progress.best_weights)
+    progress.restore_best(objective)
     # Not `end_training`: it would also end the talk between processes, and there is more to train or to publish.
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -220,46 +186,3 @@ def _warm_up(optimizer: torch.optim.Optimizer, plan: FitPlan, step: int) -> None
     for group in optimizer.param_groups:
         group.setdefault("full_lr", group["lr"])
         group["lr"] = group["full_lr"] * share
-
-
-def _evaluate(
-    objective: Objective, validate: Callable[[], float], *, plan: FitPlan, progress: Progress, loss: float
-) -> float:
-    ndcg = as_main_says(validate())
-    progress.curve.append(
-        {
-            "epoch": progress.epoch,
-            "targets": progress.targets,
-            "seconds": progress.seconds,
-            "loss": loss,
-            "ndcg@10": ndcg,
-        }
-    )
-    progress.recent = [*progress.recent, _trainable(objective)][-plan.average :]
-    figures = [point["ndcg@10"] for point in progress.curve[-plan.average :]]
-    mean = sum(figures) / len(figures)
-    if mean > progress.best:
-        progress.best, progress.best_epoch, progress.since_best = mean, progress.epoch, 0
-        progress.best_weights = _average(progress.recent)
-    else:
-        progress.since_best += 1
-    return ndcg
-
-
-def _trainable(objective: nn.Module) -> dict[str, Tensor]:
-    """Copies on the CPU: a checkpoint is read back there, and copies of both kinds could not be averaged."""
-    return {n: p.detach().to("cpu", copy=True) for n, p in objective.named_parameters() if p.requires_grad}
-
-
-def _average(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {
-        name: torch.stack([state[name].float() for state in states]).mean(0).to(states[0][name].dtype)
-        for name in states[0]
-    }
-
-
-def _load_trainable(objective: nn.Module, state: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in objective.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(state[name])

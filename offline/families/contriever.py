@@ -8,31 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import PositiveFloat, PositiveInt
 
-import offline.recipe
 from model_store.base_models import BaseModel as Base
 from model_store.bundle import Bundle
 from model_store.encoders.language_model import AllPositionsLanguageModelEncoder, LanguageModelConfig, encoder_on
 from model_store.encoders.token_row import TokenBlocks
-from model_store.token_blocks import compact_vocabulary, tokenize_blocks
+from model_store.token_blocks import compact_vocabulary
 from offline.injected_items import ItemProjector
-from offline.item_text import check_template, item_texts
 from offline.item_towers import CachedTower, FrozenTower
 from offline.language_model_export import language_model_parts
-from offline.language_models import LanguageModel, TextVectors, text_vectors
+from offline.language_model_recipe import LanguageModelRecipe
+from offline.language_models import TextVectors
 from offline.read_out_objective import ReadOutNextItem
 from offline.recipe import TrainedModel
 from offline.sequences import SequenceDataset
-from offline.training import FitPlan, fit
+from offline.training import FitPlan
 from offline.validation import Validation
-from offline.windows import training_windows
 
 
-class Recipe(offline.recipe.Recipe):
+class Recipe(LanguageModelRecipe):
     """history_input: `text_vector` (one token per item) or `tokens` (the item's text).
 
     item_training: `frozen` learns a projector over text vectors that the base made once; `cached` sends each batch's
@@ -47,37 +45,17 @@ class Recipe(offline.recipe.Recipe):
     dim: PositiveInt = 256
     temperature: PositiveFloat = 0.05
     refresh: PositiveInt = 50
-    item_text: str = "{title} ({year}) | {categories}"
-    max_text_tokens: PositiveInt = 48
-    prompt: str = "Items in the order they were chosen, oldest first:\n"
-    max_history: PositiveInt = 50
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    lm: LanguageModel = LanguageModel()
     fit: FitPlan = FitPlan(learning_rate=5e-4, warmup_steps=50, epochs=30, evaluate_every=1, patience=4, clip=1.0)
-
-    @field_validator("item_text")
-    @classmethod
-    def _known_fields(cls, template: str) -> str:
-        return check_template(template)
 
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:  # noqa: ARG002
         torch.manual_seed(self.seed)
         base = self.lm.open()
-        texts = item_texts(dataset.items, self.item_text)
-        blocks = tokenize_blocks(base.tokenizer_file, [f" {text}\n" for text in texts], max_tokens=self.max_text_tokens)
-        vectors = text_vectors(self.lm, texts, max_tokens=self.max_text_tokens)
+        blocks, vectors = self._item_blocks(dataset, base), self._text_vectors(dataset)
         encoder = self._encoder(dataset, base, blocks)
         adapted = self.lm.with_adapters(encoder.lm)
         objective = self._objective(encoder, base, vectors, blocks)
         validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)
-        progress = fit(
-            objective,
-            training_windows(dataset.train, self.max_history),
-            plan=self.fit,
-            validate=lambda: validation.ndcg10(encoder, objective.refresh()),
-            checkpoints=checkpoints,
-            seed=self.seed,
-        )
+        progress = self._fit(objective, dataset, validation=validation, checkpoints=checkpoints)
         item_vectors_ND = objective.eval().refresh()
         objective.cpu()
         parts = language_model_parts(
@@ -93,16 +71,15 @@ class Recipe(offline.recipe.Recipe):
         return TrainedModel(parts, log=progress.figures() | {"scale": float(encoder.scale.detach())})
 
     def _encoder(self, dataset: SequenceDataset, base: Base, blocks: TokenBlocks) -> AllPositionsLanguageModelEncoder:
-        prefix = tokenize_blocks(base.tokenizer_file, [self.prompt])
         as_text = self.history_input == "tokens"
         config = LanguageModelConfig(
             lm=base.config,
             items=len(dataset.catalog),
             dim=self.dim,
             max_history=self.max_history,
-            jump=max(1, self.max_history // 4),
+            jump=self._jump,
             item_input="tokens" if as_text else "vector",
-            prefix=tuple(prefix.tokens.tolist()),
+            prefix=self._prefix(base),
             pooling=self.pooling,
             head="mlp",
             normalize=True,

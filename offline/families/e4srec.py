@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-import offline.recipe
 from model_store.base_models import BaseModel as Base
 from model_store.bundle import Bundle
 from model_store.encoders.language_model import (
@@ -24,22 +23,20 @@ from model_store.encoders.language_model import (
     encoder_on,
 )
 from model_store.encoders.sequence import SequenceEncoder
-from model_store.token_blocks import CompactVocabulary, compact_vocabulary, tokenize_blocks
+from model_store.token_blocks import CompactVocabulary, compact_vocabulary
 from offline.injected_items import ItemProjector
-from offline.item_text import check_template, item_texts
 from offline.language_model_export import language_model_parts
-from offline.language_models import LanguageModel, text_vectors
+from offline.language_model_recipe import LanguageModelRecipe
 from offline.read_out_objective import ReadOutNextItem, TiedItems
 from offline.recipe import TrainedModel
 from offline.sequences import SequenceDataset
-from offline.training import FitPlan, fit
+from offline.training import FitPlan
 from offline.validation import Validation
-from offline.windows import training_windows
 
 BETAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 
-class Recipe(offline.recipe.Recipe):
+class Recipe(LanguageModelRecipe):
     """items_from: the SASRec version whose item vectors the tied matrix starts from.
 
     history_input: `id`, `sum` (ID and text vector added) or `tokens+id` (text tokens, then the ID vector's place).
@@ -49,23 +46,12 @@ class Recipe(offline.recipe.Recipe):
 
     items_from: str
     history_input: Literal["id", "sum", "tokens+id"] = "sum"
-    item_text: str = "{title} ({year}) | {categories}"
-    max_text_tokens: PositiveInt = 48
-    prompt: str = "Items in the order they were chosen, oldest first:\n"
-    max_history: PositiveInt = 50
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     train_items: bool = True
     residual: bool = False
     branch_drop: Annotated[float, Field(ge=0, le=1)] = 0.25
-    lm: LanguageModel = LanguageModel()
     fit: FitPlan = FitPlan(
         learning_rate=5e-4, item_learning_rate=1e-4, warmup_steps=50, epochs=30, evaluate_every=1, patience=4, clip=1.0
     )
-
-    @field_validator("item_text")
-    @classmethod
-    def _known_fields(cls, template: str) -> str:
-        return check_template(template)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -94,14 +80,7 @@ class Recipe(offline.recipe.Recipe):
             branch_drop=self.branch_drop,
         )
         validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)
-        progress = fit(
-            objective,
-            training_windows(dataset.train, self.max_history),
-            plan=self.fit,
-            validate=lambda: validation.ndcg10(encoder, objective.refresh()),
-            checkpoints=checkpoints,
-            seed=self.seed,
-        )
+        progress = self._fit(objective, dataset, validation=validation, checkpoints=checkpoints)
         item_vectors_ND = objective.eval().refresh()
         log = progress.figures()
         if self.residual:
@@ -120,15 +99,14 @@ class Recipe(offline.recipe.Recipe):
         return TrainedModel(parts, log=log)
 
     def _encoder(self, dataset: SequenceDataset, base: Base, start: Bundle) -> AllPositionsLanguageModelEncoder:
-        prefix = tokenize_blocks(base.tokenizer_file, [self.prompt])
         config = LanguageModelConfig(
             lm=base.config,
             items=len(dataset.catalog),
             dim=start.manifest.dim,
             max_history=self.max_history,
-            jump=max(1, self.max_history // 4),
+            jump=self._jump,
             item_input="tokens+vector" if self.history_input == "tokens+id" else "vector",
-            prefix=tuple(prefix.tokens.tolist()),
+            prefix=self._prefix(base),
             dtype=self.lm.dtype,
             residual=self._residual(start),
         )
@@ -155,14 +133,10 @@ class Recipe(offline.recipe.Recipe):
     def _item_tokens(self, dataset: SequenceDataset, base: Base) -> CompactVocabulary | None:
         if self.history_input != "tokens+id":
             return None
-        texts = [f" {text}\n" for text in item_texts(dataset.items, self.item_text)]
-        return compact_vocabulary(tokenize_blocks(base.tokenizer_file, texts, max_tokens=self.max_text_tokens))
+        return compact_vocabulary(self._item_blocks(dataset, base))
 
     def _projector(self, dataset: SequenceDataset, base: Base, dim: int) -> ItemProjector:
-        text_NH = None
-        if self.history_input == "sum":
-            texts = item_texts(dataset.items, self.item_text)
-            text_NH = text_vectors(self.lm, texts, max_tokens=self.max_text_tokens).unit_NH
+        text_NH = self._text_vectors(dataset).unit_NH if self.history_input == "sum" else None
         return ItemProjector(dim=dim, text_NH=text_NH, hidden=base.hidden, input_std=base.input_std)
 
 

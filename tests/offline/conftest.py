@@ -17,6 +17,7 @@ from model_store.store import ModelStore
 from offline.datasets import DataRefused, Interactions, load
 from offline.datasets.assembly import assemble
 from offline.datasets.config import TablesConfig
+from offline.workspace import Workspace
 
 OpenBundle = Callable[[BundleParts], Bundle]
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,16 @@ def small_world() -> Interactions:
         TablesConfig(name="small-world", interactions="-"),
         file="-",
     )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    return ModelStore(tmp_path / "store")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "cache")
 
 
 @pytest.fixture

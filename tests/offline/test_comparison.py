@@ -22,16 +22,6 @@ SideBySide = Callable[..., Table]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "store")
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path / "cache")
-
-
-@pytest.fixture
 def publish(write_run: WriteRun, store: ModelStore, workspace: Workspace) -> Callable[..., str]:
     def published(name: str, family: str, *, seed: int = 0, **settings: str) -> str:
         config = RunConfig.load(write_run(name, family, **settings)).with_seed(seed)

@@ -21,11 +21,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "store")
-
-
-@pytest.fixture
 def offline(store: ModelStore, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Runs a command that must succeed; what it printed."""
 

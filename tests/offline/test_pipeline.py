@@ -31,16 +31,6 @@ ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "store")
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path / "cache")
-
-
 def _forbid_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*_: object) -> TrainedModel:
         raise AssertionError("trained again")

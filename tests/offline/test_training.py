@@ -8,7 +8,8 @@ import torch
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
 from offline.objectives import NextItem
-from offline.training import FitPlan, Progress, _keep_constants_at_home, fit
+from offline.progress import Progress
+from offline.training import FitPlan, _keep_constants_at_home, fit
 from offline.windows import training_windows
 
 ITEMS = 12

@@ -23,16 +23,6 @@ def config(write_run: WriteRun) -> RunConfig:
     return RunConfig.load(write_run("tiny", "ease", lam="5", more=TUNE))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "store")
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path / "cache")
-
-
 def _forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def pool(*_: object, **__: object) -> None:
         raise AssertionError("a finished trial was run again")

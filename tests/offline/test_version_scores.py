@@ -21,16 +21,6 @@ WriteRun = Callable[..., Path]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "store")
-
-
-@pytest.fixture
-def workspace(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path / "cache")
-
-
-@pytest.fixture
 def version(write_run: WriteRun, store: ModelStore, workspace: Workspace) -> str:
     return run(RunConfig.load(write_run("tiny", "ease", lam="5")), store=store, workspace=workspace)
 

@@ -1,0 +1,69 @@
+"""What the recipes of language-model families share: the reading of items, and one stage over the training windows."""
+
+from __future__ import annotations
+
+from abc import ABC
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, field_validator
+
+import offline.recipe
+from model_store.base_models import BaseModel as Base
+from model_store.encoders.token_row import TokenBlocks
+from model_store.token_blocks import tokenize_blocks
+from offline.item_text import check_template, item_texts
+from offline.language_models import LanguageModel, TextVectors, text_vectors
+from offline.progress import Progress
+from offline.read_out_objective import ReadOutNextItem
+from offline.sequences import SequenceDataset
+from offline.training import FitPlan, fit
+from offline.validation import Validation
+from offline.windows import training_windows
+
+
+class LanguageModelRecipe(offline.recipe.Recipe, ABC):
+    """item_text: the template of what is read of an item, cut at max_text_tokens.
+
+    prompt: stands before the first item.
+    """
+
+    item_text: str = "{title} ({year}) | {categories}"
+    max_text_tokens: PositiveInt = 48
+    prompt: str = "Items in the order they were chosen, oldest first:\n"
+    max_history: PositiveInt = 50
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    lm: LanguageModel = LanguageModel()
+    fit: FitPlan
+
+    @field_validator("item_text")
+    @classmethod
+    def _known_fields(cls, template: str) -> str:
+        return check_template(template)
+
+    @property
+    def _jump(self) -> int:
+        return max(1, self.max_history // 4)
+
+    def _prefix(self, base: Base) -> tuple[int, ...]:
+        return tuple(tokenize_blocks(base.tokenizer_file, [self.prompt]).tokens.tolist())
+
+    def _item_blocks(self, dataset: SequenceDataset, base: Base) -> TokenBlocks:
+        """One block per item, in the spelling of families.md: " " + item text + "\\n"."""
+        texts = [f" {text}\n" for text in item_texts(dataset.items, self.item_text)]
+        return tokenize_blocks(base.tokenizer_file, texts, max_tokens=self.max_text_tokens)
+
+    def _text_vectors(self, dataset: SequenceDataset) -> TextVectors:
+        return text_vectors(self.lm, item_texts(dataset.items, self.item_text), max_tokens=self.max_text_tokens)
+
+    def _fit(
+        self, objective: ReadOutNextItem, dataset: SequenceDataset, *, validation: Validation, checkpoints: Path
+    ) -> Progress:
+        return fit(
+            objective,
+            training_windows(dataset.train, self.max_history),
+            plan=self.fit,
+            validate=lambda: validation.ndcg10(objective.encoder, objective.refresh()),
+            checkpoints=checkpoints,
+            seed=self.seed,
+        )
