@@ -54,7 +54,12 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
         return tokenize_blocks(base.tokenizer_file, texts, max_tokens=self.max_text_tokens)
 
     def _text_vectors(self, dataset: SequenceDataset) -> TextVectors:
-        return text_vectors(self.lm, item_texts(dataset.items, self.item_text), max_tokens=self.max_text_tokens)
+        return text_vectors(
+            self.lm,
+            item_texts(dataset.items, self.item_text),
+            max_tokens=self.max_text_tokens,
+            trained_N=dataset.trained_items,
+        )
 
     def _fit(
         self, objective: ReadOutNextItem, dataset: SequenceDataset, *, validation: Validation, checkpoints: Path

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from pydantic import BaseModel, ConfigDict, PositiveInt
@@ -102,15 +104,19 @@ def save_adapter(adapted: PeftModel, folder: Path) -> Path:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextVectors:
-    """unit_NH: float32 [N, H], centred over the items and of unit length. groups_N: items with the same number have
-    the same text or a cosine above .99; a softmax must not call one the other's negative."""
+    """unit_NH: float32 [N, H], centred over the trained items and of unit length. groups_N: trained items with the same
+    number have the same text or a cosine above .99; a softmax must not call one the other's negative."""
 
     unit_NH: Tensor
     groups_N: Tensor
 
 
-def text_vectors(settings: LanguageModel, texts: list[str], *, max_tokens: int) -> TextVectors:
+def text_vectors(
+    settings: LanguageModel, texts: list[str], *, max_tokens: int, trained_N: npt.NDArray[np.bool_]
+) -> TextVectors:
     """Mean-pooled states of the whole base (all its layers), once per (base, texts), kept in the workspace.
+
+    trained_N: which items the training split holds; centre and groups are fitted, so they see no other.
 
     Raw means of a language model have a median cosine of .94: they are centred before anything compares them.
     """
@@ -130,8 +136,11 @@ def text_vectors(settings: LanguageModel, texts: list[str], *, max_tokens: int) 
             save_file({"raw": raw_NH}, str(fresh))
             fresh.rename(file)
     raw_NH = load_file(str(file))["raw"]
-    unit_NH = normalize(raw_NH - raw_NH.mean(0), dim=-1)
-    return TextVectors(unit_NH, same_text_groups(unit_NH, texts))
+    trained = torch.from_numpy(trained_N).nonzero().flatten()
+    unit_NH = normalize(raw_NH - raw_NH[trained].mean(0), dim=-1)
+    groups_N = torch.arange(len(texts))
+    groups_N[trained] = trained[same_text_groups(unit_NH[trained], [texts[row] for row in trained.tolist()])]
+    return TextVectors(unit_NH, groups_N)
 
 
 def same_text_groups(unit_NH: Tensor, texts: list[str], *, chunk: int = 1024) -> Tensor:

@@ -49,6 +49,11 @@ class SequenceDataset:
     validation: Queries
     exclude_seen: bool
 
+    @property
+    def trained_items(self) -> npt.NDArray[np.bool_]:
+        """bool [N]: the items with a training event. Whatever is fitted over items is fitted over these."""
+        return self.catalog.popularity > 0
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:

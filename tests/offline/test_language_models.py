@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -18,6 +19,7 @@ from model_store.encoders.token_row import TokenBlocks
 from offline.language_models import LanguageModel, same_text_groups, save_adapter, text_vectors
 
 MakeSettings = Callable[..., LanguageModel]
+ALL = np.ones(6, dtype=bool)
 TEXTS = ["Item 1", "Item 2 a", "Item 1", "item   1", "b", ""]
 
 
@@ -104,7 +106,7 @@ def test_an_adapter_is_saved_as_peft_reads_it_and_again_over_an_old_one(make: Ma
 
 
 def test_text_vectors_are_centred_and_of_unit_length(make: MakeSettings) -> None:
-    found = text_vectors(make(), TEXTS, max_tokens=8)
+    found = text_vectors(make(), TEXTS, max_tokens=8, trained_N=ALL)
     unit = found.unit_NH
     assert unit.shape == (6, 32)
     torch.testing.assert_close(unit.norm(dim=-1), torch.ones(6))
@@ -117,7 +119,7 @@ def test_text_vectors_are_centred_and_of_unit_length(make: MakeSettings) -> None
 
 
 def test_text_vectors_are_made_once(make: MakeSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    first = text_vectors(make(), TEXTS, max_tokens=8)
+    first = text_vectors(make(), TEXTS, max_tokens=8, trained_N=ALL)
     read = 0
     original = base_models.encode_texts_mean
 
@@ -127,14 +129,24 @@ def test_text_vectors_are_made_once(make: MakeSettings, monkeypatch: pytest.Monk
         return original(*arguments)
 
     monkeypatch.setattr(base_models, "encode_texts_mean", counted)
-    assert torch.equal(text_vectors(make(keep_layers=1), TEXTS, max_tokens=8).unit_NH, first.unit_NH)
+    assert torch.equal(text_vectors(make(keep_layers=1), TEXTS, max_tokens=8, trained_N=ALL).unit_NH, first.unit_NH)
     assert read == 0
     assert [file.suffix for file in (tmp_path / "cache/text_vectors").iterdir()] == [".safetensors"]
-    text_vectors(make(), TEXTS, max_tokens=1)
-    text_vectors(make(), [*TEXTS, "Item 9"], max_tokens=8)
-    other = text_vectors(make(random_init=True), TEXTS, max_tokens=8)
+    text_vectors(make(), TEXTS, max_tokens=1, trained_N=ALL)
+    text_vectors(make(), [*TEXTS, "Item 9"], max_tokens=8, trained_N=np.ones(7, dtype=bool))
+    other = text_vectors(make(random_init=True), TEXTS, max_tokens=8, trained_N=ALL)
     assert read == 3
     assert not torch.allclose(other.unit_NH, first.unit_NH)
+
+
+def test_an_item_outside_of_the_training_split_moves_nothing_that_is_fitted(make: MakeSettings) -> None:
+    trained = np.array([False, True, True, True, True, False])
+    found = text_vectors(make(), TEXTS, max_tokens=8, trained_N=trained)
+    other = text_vectors(make(), ["seen in no training", *TEXTS[1:5], "nor this"], max_tokens=8, trained_N=trained)
+    assert torch.equal(found.unit_NH[1:5], other.unit_NH[1:5])
+    assert not torch.allclose(found.unit_NH[0], other.unit_NH[0])
+    # Item 0 has the text of items 2 and 3, and is of no group.
+    assert found.groups_N.tolist() == [0, 1, 2, 2, 4, 5]
 
 
 def test_items_of_the_same_text_are_one_group() -> None:
