@@ -35,6 +35,8 @@ class FitPlan(BaseModel):
     every `evaluate_every` epochs; a model is chosen on the mean of its last `average` validation figures and is the
     average of those checkpoints' weights, because early stopping on one figure is the largest source of noise in
     small transformers. `patience` counts evaluations without a better mean.
+    decay: the learning rate falls in a straight line to 0 at the end of `epochs`, after the warm-up; a run that ends
+    earlier (`minutes`, `patience`) ends above 0.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +49,7 @@ class FitPlan(BaseModel):
     item_learning_rate: PositiveFloat | None = None
     weight_decay: float = 0.0
     warmup_steps: NonNegativeInt = 0
+    decay: bool = False
     clip: PositiveFloat | None = None
     evaluate_every: PositiveInt = 3
     patience: PositiveInt = 8
@@ -161,7 +164,7 @@ def _epoch(
     for done, indices in enumerate(bar, start=1):
         mine = indices[accelerator.process_index :: accelerator.num_processes] or indices[:1]
         batch = windows.select(mine)
-        _warm_up(optimizer, plan, progress.steps)
+        _set_learning_rate(optimizer, _share_of_rate(plan, progress.steps, epoch_steps=len(batches)))
         # An epoch ends with a step, full or not: a checkpoint keeps no gradients.
         accelerator.sync_gradients = done % plan.accumulate == 0 or done == len(batches)
         with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
@@ -181,8 +184,13 @@ def _epoch(
     return total / max(count, 1)
 
 
-def _warm_up(optimizer: torch.optim.Optimizer, plan: FitPlan, step: int) -> None:
+def _share_of_rate(plan: FitPlan, step: int, *, epoch_steps: int) -> float:
+    """Of the full learning rate, for the step that comes after `step` others."""
     share = min(1.0, (step + 1) / plan.warmup_steps) if plan.warmup_steps else 1.0
+    return share * (1 - step / (plan.epochs * epoch_steps)) if plan.decay else share
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
     for group in optimizer.param_groups:
         group.setdefault("full_lr", group["lr"])
         group["lr"] = group["full_lr"] * share

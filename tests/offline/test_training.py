@@ -8,6 +8,7 @@ import torch
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
 from offline.objectives import NextItem
+from offline.optimizers import MasterWeightAdamW
 from offline.progress import Progress
 from offline.training import FitPlan, _keep_constants_at_home, fit
 from offline.windows import training_windows
@@ -155,3 +156,28 @@ def test_patience_and_minutes_end_a_run(tmp_path: Path) -> None:
     assert progress.epoch == 3
     _, short = _fit(tmp_path / "b", plan=plan.model_copy(update={"minutes": 1e-4}))
     assert short.epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [1, 1, 1, 1, 1, 1]),
+        ({"warmup_steps": 2}, [1 / 2, 1, 1, 1, 1, 1]),
+        ({"decay": True}, [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ({"decay": True, "warmup_steps": 3}, [1 / 3, 5 / 9, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+    ],
+)
+def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], expected: list[float]
+) -> None:
+    rates: list[float] = []
+    original = MasterWeightAdamW.step
+
+    def watched(self: MasterWeightAdamW, closure: object = None) -> object:
+        rates.extend({group["lr"] for group in self.param_groups})
+        return original(self, closure)
+
+    monkeypatch.setattr(MasterWeightAdamW, "step", watched)
+    # Twenty windows of seven targets and twenty of the seven before: one batch is an epoch.
+    _fit(tmp_path, plan=PLAN.model_copy(update={"batch": 100, **changes}))
+    assert rates == pytest.approx([1e-2 * share for share in expected])
