@@ -136,7 +136,7 @@ def test_processes_send_each_other_gradients_and_no_constants(tmp_path: Path) ->
         parallel = torch.nn.parallel.DistributedDataParallel(objective)
         assert parallel.modules_buffers == []
         parallel(_windows().select([0])).backward()
-        # A reducer that outlives the group ends its threads while it holds the interpreter's lock, and may wait for ever.
+        # A reducer that outlives the group joins its threads with the interpreter's lock held, and may wait for ever.
         del parallel
         gc.collect()
     finally:
