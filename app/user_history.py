@@ -44,9 +44,12 @@ class UserHistories:
 
     @classmethod
     async def open(
-        cls, url: str, *, kept: int = 2000, timeout_s: float = 0.05, write_timeout_s: float = 0.05
+        cls, url: str, *, kept: int = 2000, timeout_s: float = 0.05, write_timeout_s: float = 1.0
     ) -> UserHistories:
         """Connects to `redis://`, `rediss://` or `unix://`. kept: events per user; beyond it the oldest quarter is cut.
+
+        A read is worth less than the time of the recommendation that waits for it. A write ends with an fsync, which a
+        busy disk delays by more than that now and then, and refusing it would be worse than being late.
 
         A Redis that does not answer is no reason not to start: it is logged, and checked when it first answers.
         Raises HistoriesRefused when Redis may evict keys, ValueError for a URL that is none.
