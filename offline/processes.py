@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import threading
 from typing import TypeVar
 
 from accelerate import PartialState
@@ -26,3 +29,15 @@ def as_main_says(value: T) -> T:
     """The main process's value, in all processes: clocks and rounding differ, and a loop must end in all at once."""
     agreed: T = broadcast_object_list([value])[0]
     return agreed
+
+
+def end_with_parent() -> None:
+    """For a worker: ends with the process that started it, however that dies, and not hours later with its task."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

@@ -28,6 +28,10 @@ from offline.windows import shuffled_batches
 logger = logging.getLogger(__name__)
 
 
+class Diverged(ValueError):
+    """The loss is no number any more; the message names the keys to change."""
+
+
 class FitPlan(BaseModel):
     """How long and how fast; part of a recipe.
 
@@ -72,7 +76,7 @@ def fit(
     reaches the same weights as one that was not killed. Under `accelerate launch` every process takes its share of
     each batch.
 
-    ValueError when there is nothing to learn from, and when the loss is no number any more.
+    ValueError when there is nothing to learn from; Diverged.
     """
     if len(windows) == 0:
         raise ValueError("no user has two training events: there is no step from one item to the next to learn from")
@@ -96,7 +100,7 @@ def fit(
         progress.epoch += 1
         progress.seconds, loss = as_main_says((progress.seconds + time.perf_counter() - started, loss))
         if not math.isfinite(loss):
-            raise ValueError(
+            raise Diverged(
                 f"{stage}: the loss is {loss} in epoch {progress.epoch}; lower recipe.fit.learning_rate, or set "
                 "recipe.fit.clip"
             )

@@ -18,8 +18,10 @@ import torch
 from model_store.store import ModelStore
 from offline import datasets
 from offline.pipeline import open_parents
+from offline.processes import end_with_parent
 from offline.run_config import RunConfig, RunRefused
 from offline.splits import split
+from offline.training import Diverged
 from offline.validation import Validation
 from offline.workspace import Workspace
 
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Trial:
     """changes: dotted recipe key -> value. ndcg10: on validation; of a family that trains in epochs the mean of the
-    last figures of the chosen one. epochs: 0 for a closed form."""
+    last figures of the chosen one; 0 when the training diverged. epochs: 0 for a closed form."""
 
     number: int
     changes: dict[str, Any]
@@ -65,7 +67,8 @@ def tune(config: RunConfig, *, trials: int, jobs: int, store: ModelStore, worksp
     file = workspace.tuning_file(config.name, config.fingerprint(split_fingerprint=_data_of(config), parents={}))
     done = {trial.number: trial for trial in _read(file)}
     todo = [(number, changes) for number, changes in enumerate(drawn) if not _same(done.get(number), changes)]
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=end_with_parent) as pool:
         futures = [pool.submit(_trial, config, number, changes, store.root) for number, changes in todo]
         try:
             for future in as_completed(futures):
@@ -92,7 +95,11 @@ def _trial(config: RunConfig, number: int, changes: dict[str, Any], store_folder
     parents = open_parents(varied.recipe, store=ModelStore(store_folder), split_fingerprint=dataset.split_fingerprint)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as checkpoints:
-        trained = varied.recipe.train(dataset, Path(checkpoints), parents)
+        try:
+            trained = varied.recipe.train(dataset, Path(checkpoints), parents)
+        except Diverged as error:
+            logger.warning("trial %d: %s", number, error)
+            return Trial(number, changes, 0.0, 0, round(time.perf_counter() - started, 1))
         figure, epochs = trained.log.get("best_mean_ndcg@10"), trained.log.get("epochs", 0)
         if figure is None:
             validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)

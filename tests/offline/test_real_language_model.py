@@ -63,8 +63,8 @@ def _published(parts: BundleParts, store: ModelStore) -> str:
 
 @pytest.mark.slow
 def test_smollm2_from_training_to_an_answer(films: Split, smollm2: str, tmp_path: Path) -> None:
-    store, plan = ModelStore(tmp_path / "store"), {"epochs": 1, "evaluate_every": 1, "batch": 8}
-    start = sasrec.Recipe(dim=16, max_history=50, fit=FitPlan(**plan))
+    store, plan = ModelStore(tmp_path / "store"), FitPlan(epochs=1, evaluate_every=1, batch=8)
+    start = sasrec.Recipe(dim=16, max_history=50, fit=plan)
     parent = store.open(_published(start.train(films.dataset, tmp_path / "sasrec", {}).parts, store))
     recipe = e4srec.Recipe.model_validate(
         {

@@ -92,6 +92,16 @@ def test_a_trial_that_fails_ends_the_search(write_run: WriteRun, store: ModelSto
         tune(config, trials=2, jobs=1, store=store, workspace=workspace)
 
 
+def test_a_trial_that_diverges_is_the_worst_and_ends_nothing(
+    write_run: WriteRun, store: ModelStore, workspace: Workspace
+) -> None:
+    more = '\n[tune]\n"fit.learning_rate" = [1e30]\n'
+    config = RunConfig.load(write_run("diverging", "sasrec", more=more))
+    trials = tune(config, trials=2, jobs=1, store=store, workspace=workspace)
+    assert [trial.number for trial in trials] == [0, 1]
+    assert trials[0].ndcg10 > trials[1].ndcg10 == 0
+
+
 def test_a_refusal_passes_from_process_to_process() -> None:
     refusal = DataRefused("events.csv", "'user_id' is empty", cure="fill the id in", row=7)
     passed = pickle.loads(pickle.dumps(refusal))
