@@ -72,7 +72,7 @@ def test_smollm2_from_training_to_an_answer(films: Split, smollm2: str, tmp_path
             "history_input": "id",
             "max_history": 20,
             "lm": {"base": smollm2, "keep_layers": 1},
-            "fit": plan | {"learning_rate": 1e-3, "clip": 1.0},
+            "fit": plan.model_dump() | {"learning_rate": 1e-3, "clip": 1.0},
         }
     )
     trained = recipe.train(films.dataset, tmp_path / "run", {"items_from": parent})
