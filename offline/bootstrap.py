@@ -1,4 +1,4 @@
-"""When a difference is a difference: users and seeds resampled together (evaluation.md)."""
+"""When a difference is a difference: users and seeds resampled together."""
 
 from __future__ import annotations
 

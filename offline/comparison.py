@@ -153,7 +153,7 @@ def as_text(table: Table) -> str:
 
 
 def order_drops(references: list[str], *, subset: Subset, keep_seen: bool = False, store: ModelStore) -> str:
-    """How much each version loses when histories are shuffled, in Markdown (evaluation.md, claim 9)."""
+    """How much each version loses when histories are shuffled, in Markdown."""
     lines = ["| version | shuffled | relative drop of NDCG@10 | 95 % interval |", "|---|---|---|---|"]
     for reference in references:
         for manifest in resolve(reference, store).versions:

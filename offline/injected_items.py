@@ -11,7 +11,7 @@ ItemVectors = Literal["id", "text_vector", "sum"]
 
 
 class ItemProjector(nn.Module):
-    """P(v_i / std(V)) * std(E) + Q(t_i) * std(E) (families.md, "What the LLM reads").
+    """P(v_i / std(V)) * std(E) + Q(t_i) * std(E).
 
     P: a two-layer GELU MLP d -> H -> H over ID vectors. Q: linear over centred text vectors of unit variance. std(E)
     brings both to the scale of the base's own token inputs.

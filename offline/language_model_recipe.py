@@ -49,7 +49,7 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
         return tuple(tokenize_blocks(base.tokenizer_file, [self.prompt]).tokens.tolist())
 
     def _item_blocks(self, dataset: SequenceDataset, base: Base) -> TokenBlocks:
-        """One block per item, in the spelling of families.md: " " + item text + "\\n"."""
+        """One block per item, the same in training and serving: " " + item text + "\\n"."""
         texts = [f" {text}\n" for text in item_texts(dataset.items, self.item_text)]
         return tokenize_blocks(base.tokenizer_file, texts, max_tokens=self.max_text_tokens)
 

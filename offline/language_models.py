@@ -40,7 +40,7 @@ class LanguageModel(BaseModel):
     and is ten times slower where it does not; a hyper-parameter, so code never picks it by hardware.
     served_dtype: what the merged weights are cast to, once.
     random_init: the same architecture with weights that were never trained on text, the control without which no
-    sentence about a pretrained model is justified (evaluation.md, claim 13).
+    sentence about a pretrained model is justified.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -30,7 +30,7 @@ class ReadOutNextItem(Objective):
 
     items: a module that gives the item vectors [N, D]; called with a batch's targets in training, without otherwise.
     projector: makes injected vectors (None: text alone).
-    groups_N: items of one number are never each other's negatives (families.md, "Masked").
+    groups_N: items of one number are never each other's negatives.
     dropout: at the inputs and at the read-outs; the language model itself has none.
     branch_drop: share of sequences in which the residual's sequence encoder is silent, so that the language model's
         branch learns what it does not already know.

@@ -1,4 +1,4 @@
-"""Does a model read order at all: how much it loses when histories are shuffled (evaluation.md, claim 9)."""
+"""Does a model read order at all: how much it loses when histories are shuffled."""
 
 from __future__ import annotations
 

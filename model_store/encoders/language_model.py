@@ -27,7 +27,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class ResidualConfig(BaseModel):
-    """u = u_sequence + beta * u_language_model (families.md, iLoRA)."""
+    """u = u_sequence + beta * u_language_model; with beta = 0 it is the sequence encoder it stands beside."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,7 +1,8 @@
 """Contriever-Rec: one language model for histories and item texts, matched by inner product of unit vectors.
 
 After Izacard et al., 2021, "Unsupervised Dense Information Retrieval with Contrastive Learning"; no recommender version
-of it was published, and what ours does stands in families.md, section 2.
+of it was published. Ours scores all items in every step instead of a batch's, reads out after every item of a history,
+and learns its temperature.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """E4SRec: ID vectors inside a language model, the state after each item predicts the next one.
 
 Li et al., 2023, "E4SRec: An Elegant Effective Efficient Extensible Solution of Large Language Models for Sequential
-Recommendation"; what we do otherwise stands in families.md, section 4.
+Recommendation"; theirs learns an untied output layer, one prefix per sample. Ours answers in the tied item matrix of a
+SASRec, reads out after every item, may read text beside IDs, and adapts all linear layers.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from offline.windows import training_windows
 class Recipe(offline.recipe.Recipe):
     """Kang and McAuley, 2018, trained as gSASRec's critics do: softmax over all items at all positions, no output bias.
 
-    Published as SASRec-CE; with binary cross entropy the same network is half as good (families.md, section 0).
+    Published as SASRec-CE; with binary cross entropy the same network is half as good (Beauty, HR@10: .06 against .10).
     """
 
     dim: PositiveInt = 64

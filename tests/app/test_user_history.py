@@ -209,7 +209,7 @@ def test_concurrent_writers(server: Server, user: str) -> None:
 
 
 class Model:
-    """What serving.md says, in a few lines of Python."""
+    """What the Lua script must do, in a few lines of Python."""
 
     def __init__(self, kept: int) -> None:
         self.kept = kept

@@ -11,7 +11,7 @@ from offline.score_matrix import evaluate_scores
 from offline.sequences import Queries, SequenceDataset
 from offline.splits import Protocol, catalog_of, split
 
-# families.md, section 0: HR@10 / NDCG@10, seen items removed.
+# Known from an evaluator that was written independently: HR@10 / NDCG@10, seen items removed.
 KNOWN: dict[Protocol, dict[str, tuple[float, float]]] = {
     "leave-one-out": {
         "popularity": (0.0859, 0.0449),
