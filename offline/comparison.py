@@ -85,14 +85,23 @@ def side_by_side(
             measured[name] = [evaluate_scores(scorer, queries, seen_removed=seen_removed)]
     figures = [_figures(name, scores, data if lists else None, queries) for name, scores in measured.items()]
     contrasts: list[Contrast] = []
-    if base_name is not None:
+    if base is not None and base_name is not None:
         others = [row.name for row in figures if row.name != base_name]
         contrasts = compare(
             {row.name: row.per_event_SE for row in figures},
             queries.users,
             contrasts=[(name, base_name) for name in others],
+            paired={row.name: base_name for row in rows if _stands_beside(row, resolve(base, store))},
         )
     return Table(data.dataset.name, data.dataset.protocol, subset, seen_removed, figures, contrasts)
+
+
+def _stands_beside(row: Row, base: Row) -> bool:
+    """Whether each seed of `row` adds to the answer of the same seed of `base` (residual)."""
+    return len(row.versions) == len(base.versions) and all(
+        ours.provenance.recipe.get("residual") and theirs.version in ours.provenance.parents.values()
+        for ours, theirs in zip(row.versions, base.versions, strict=True)
+    )
 
 
 def _check(names: list[str], base: str | None, *, cheap: bool) -> None:

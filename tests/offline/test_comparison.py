@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from model_store.store import ModelStore
 from offline.baselines import CHEAP_ROWS, Popularity
-from offline.bootstrap import compare
+from offline.bootstrap import Contrast, compare
 from offline.comparison import Figures, Table, as_text, is_better, order_drops, record_final, side_by_side, verdict
 from offline.metrics import Floats
 from offline.pipeline import run
@@ -72,6 +73,27 @@ def test_contrasts_are_against_the_base(publish: Callable[..., str], table_of: S
     for name in (good, same, bad):
         assert f"| {name} | 1 | {figures[name]:.4f} |" in text
     assert f"| {bad} against {good} | " in text
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_seeds_are_drawn_together_where_one_run_stands_beside_the_other(
+    publish: Callable[..., str], table_of: SideBySide, monkeypatch: pytest.MonkeyPatch, *, residual: bool
+) -> None:
+    asked: list[object] = []
+
+    def watched(*arguments: Any, **settings: Any) -> list[Contrast]:
+        asked.append(settings["paired"])
+        return compare(*arguments, **settings)
+
+    monkeypatch.setattr("offline.comparison.compare", watched)
+    more = {"residual": "true", "train_items": "false"} if residual else {}
+    for seed in (0, 1):
+        publish("net", "sasrec", seed=seed)
+        publish("lm", "e4srec", seed=seed, items_from='"run:net"', history_input='"id"', **more)
+    table_of("run:lm", "run:net", base="run:net")
+    publish("net", "sasrec", seed=2)
+    table_of("run:lm", "run:net", base="run:net")
+    assert asked == [{"lm": "net"} if residual else {}, {}]
 
 
 def test_seen_items_kept_are_other_figures(publish: Callable[..., str], table_of: SideBySide) -> None:
