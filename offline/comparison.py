@@ -70,8 +70,8 @@ def side_by_side(
     RunRefused when two are the same, when `base` is none of them, or when their splits differ.
     """
     rows = [resolve(reference, store) for reference in references]
-    base_name = None if base is None else resolve(base, store).name
-    _check([row.name for row in rows], base_name, cheap=cheap)
+    base_row = None if base is None else resolve(base, store)
+    _check([row.name for row in rows], None if base_row is None else base_row.name, cheap=cheap)
     splits = {m.provenance.split_fingerprint: m for row in rows for m in row.versions}
     if len(splits) > 1:
         raise RunRefused("these versions were fitted to different splits: their figures cannot stand side by side")
@@ -85,13 +85,13 @@ def side_by_side(
             measured[name] = [evaluate_scores(scorer, queries, seen_removed=seen_removed)]
     figures = [_figures(name, scores, data if lists else None, queries) for name, scores in measured.items()]
     contrasts: list[Contrast] = []
-    if base is not None and base_name is not None:
-        others = [row.name for row in figures if row.name != base_name]
+    if base_row is not None:
+        others = [row.name for row in figures if row.name != base_row.name]
         contrasts = compare(
             {row.name: row.per_event_SE for row in figures},
             queries.users,
-            contrasts=[(name, base_name) for name in others],
-            paired={row.name: base_name for row in rows if _stands_beside(row, resolve(base, store))},
+            contrasts=[(name, base_row.name) for name in others],
+            paired={row.name: base_row.name for row in rows if _stands_beside(row, base_row)},
         )
     return Table(data.dataset.name, data.dataset.protocol, subset, seen_removed, figures, contrasts)
 
