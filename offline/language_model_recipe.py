@@ -1,37 +1,44 @@
-"""What the recipes of language-model families share: the reading of items, and one stage over the training windows."""
+"""What the recipes of language-model families share: the reading of items, the next-item stage, and the export."""
 
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
+from peft import PeftModel
 from pydantic import Field, PositiveInt, field_validator
+from torch import Tensor
 
 import offline.recipe
 from model_store.base_models import BaseModel as Base
+from model_store.encoders.history import HistoryBatch
 from model_store.encoders.token_row import TokenBlocks
 from model_store.token_blocks import tokenize_blocks
 from offline.item_text import check_template, item_texts
+from offline.language_model_export import language_model_parts
 from offline.language_models import LanguageModel, TextVectors, text_vectors
-from offline.progress import Progress
 from offline.read_out_objective import ReadOutNextItem
+from offline.recipe import TrainedModel
 from offline.sequences import SequenceDataset
 from offline.training import FitPlan, fit
 from offline.validation import Validation
-from offline.windows import training_windows
+from offline.windows import cuts, training_windows
 
 
 class LanguageModelRecipe(offline.recipe.Recipe, ABC):
     """item_text: the template of what is read of an item, cut at max_text_tokens.
 
     prompt: stands before the first item.
+    targets_per_user: of encoders that give one vector per history, targets drawn of each user in each epoch.
     """
 
     item_text: str = "{title} ({year}) | {categories}"
     max_text_tokens: PositiveInt = 48
     prompt: str = "Items in the order they were chosen, oldest first:\n"
     max_history: PositiveInt = 50
+    targets_per_user: PositiveInt = 10
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     lm: LanguageModel = LanguageModel()
     fit: FitPlan
@@ -61,14 +68,47 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
             trained_N=dataset.trained_items,
         )
 
-    def _fit(
-        self, objective: ReadOutNextItem, dataset: SequenceDataset, *, validation: Validation, checkpoints: Path
-    ) -> Progress:
-        return fit(
+    def _windows(
+        self, dataset: SequenceDataset, objective: ReadOutNextItem
+    ) -> HistoryBatch | Callable[[int], HistoryBatch]:
+        if not objective.single_target:
+            return training_windows(dataset.train, self.max_history)
+        return lambda epoch: cuts(
+            dataset.train, self.max_history, per_user=self.targets_per_user, seed=self.seed, epoch=epoch
+        )
+
+    def _trained(
+        self,
+        family: str,
+        objective: ReadOutNextItem,
+        dataset: SequenceDataset,
+        *,
+        adapted: PeftModel,
+        base: Base,
+        checkpoints: Path,
+        choose: Callable[[Tensor, Validation], dict[str, object]] | None = None,
+    ) -> TrainedModel:
+        """Fit the one stage, choose on validation what `choose` chooses (given the item vectors), and export."""
+        validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)
+        progress = fit(
             objective,
-            training_windows(dataset.train, self.max_history),
+            self._windows(dataset, objective),
             plan=self.fit,
             validate=lambda: validation.ndcg10(objective.encoder, objective.refresh()),
             checkpoints=checkpoints,
             seed=self.seed,
         )
+        item_vectors_ND = objective.eval().refresh()
+        log = progress.figures() | (choose(item_vectors_ND, validation) if choose else {})
+        objective.cpu()
+        parts = language_model_parts(
+            family,
+            dataset,
+            objective.encoder,
+            item_vectors_ND=item_vectors_ND,
+            settings=self.lm,
+            adapted=adapted,
+            base=base,
+            adapter_folder=checkpoints / "adapter",
+        )
+        return TrainedModel(parts, log=log)

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from model_store.encoders.history import HistoryBatch
-from model_store.encoders.language_model import AllPositionsLanguageModelEncoder
+from model_store.encoders.language_model import AllPositionsLanguageModelEncoder, LanguageModelEncoder
 from offline.injected_items import ItemProjector
 from offline.objectives import Objective
-from offline.windows import inputs_and_targets
+from offline.windows import input_and_target, inputs_and_targets
 
 
 class TiedItems(nn.Module):
@@ -28,6 +28,9 @@ class TiedItems(nn.Module):
 class ReadOutNextItem(Objective):
     """Full-softmax cross entropy after every item; gradient reaches adapters, projector, head and item side.
 
+    Of an encoder that cannot read all positions (bidirectional, with a suffix, with a gate over the whole history), and
+    with single_target, only the last item of a window is a target: give it `windows.cuts`.
+
     items: a module that gives the item vectors [N, D]; called with a batch's targets in training, without otherwise.
     projector: makes injected vectors (None: text alone).
     groups_N: items of one number are never each other's negatives.
@@ -41,10 +44,11 @@ class ReadOutNextItem(Objective):
 
     def __init__(
         self,
-        encoder: AllPositionsLanguageModelEncoder,
+        encoder: LanguageModelEncoder,
         items: nn.Module,
         *,
         projector: ItemProjector | None,
+        single_target: bool = False,
         groups_N: Tensor | None = None,
         dropout: float = 0.0,
         branch_drop: float = 0.25,
@@ -54,6 +58,7 @@ class ReadOutNextItem(Objective):
         self.encoder = encoder
         self.items = items
         self.projector = projector
+        self.single_target = single_target or not isinstance(encoder, AllPositionsLanguageModelEncoder)
         self.dropout = nn.Dropout(dropout)
         self.branch_drop = branch_drop
         self.largest_scale = largest_scale
@@ -63,8 +68,11 @@ class ReadOutNextItem(Objective):
     def item_parameters(self) -> list[nn.Parameter]:
         return list(self.items.parameters()) if isinstance(self.items, TiedItems) else []
 
+    def targets(self, windows: HistoryBatch) -> int:
+        return len(windows) if self.single_target else super().targets(windows)
+
     def forward(self, windows: HistoryBatch) -> Tensor:
-        inputs, targets_T = inputs_and_targets(windows)
+        inputs, targets_T = input_and_target(windows) if self.single_target else inputs_and_targets(windows)
         targets_T = targets_T.to(self.encoder.scale.device)
         self._clamp()
         vectors_ND = self.items(targets_T)
@@ -89,12 +97,22 @@ class ReadOutNextItem(Objective):
         injected_TH = None
         if self.projector is not None:
             injected_TH = self.dropout(self.projector(inputs.rows.long().to(vectors_ND.device), vectors_ND))
-        users_TD = self.encoder.project(self.dropout(self.encoder.read_outs(inputs, injected_TH)))
+        users_TD = self.encoder.project(self.dropout(self._read_outs(inputs, injected_TH)))
         if self.encoder.config.residual is None:
             return users_TD
         speaks_B = torch.rand(len(inputs)) >= self.branch_drop
+        sequence = self.encoder.residual_sequence
+        if self.single_target:
+            known_TD: Tensor = sequence(inputs)
+            return speaks_B[:, None].to(users_TD) * known_TD + users_TD
         speaks_T1 = torch.repeat_interleave(speaks_B, inputs.lengths)[:, None].to(users_TD)
-        return speaks_T1 * self.encoder.residual_sequence.forward_positions(inputs) + users_TD
+        return speaks_T1 * sequence.forward_positions(inputs) + users_TD
+
+    def _read_outs(self, inputs: HistoryBatch, injected_TH: Tensor | None) -> Tensor:
+        if self.single_target:
+            return self.encoder.final_read_outs(inputs, injected_TH)
+        assert isinstance(self.encoder, AllPositionsLanguageModelEncoder)
+        return self.encoder.read_outs(inputs, injected_TH)
 
     def _without_twins(self, logits_TN: Tensor, targets_T: Tensor) -> Tensor:
         if self.groups_N is None:

@@ -39,8 +39,8 @@ class FitPlan(BaseModel):
     every `evaluate_every` epochs; a model is chosen on the mean of its last `average` validation figures and is the
     average of those checkpoints' weights, because early stopping on one figure is the largest source of noise in
     small transformers. `patience` counts evaluations without a better mean.
-    decay: the learning rate falls in a straight line to 0 at the end of `epochs`, after the warm-up; a run that ends
-    earlier (`minutes`, `patience`) ends above 0.
+    decay: the learning rate falls in a straight line to 0, after the warm-up, at the end of `epochs` or `minutes`,
+    whichever comes first; a run that ends earlier (`patience`) ends above 0.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,7 +62,7 @@ class FitPlan(BaseModel):
 
 def fit(
     objective: Objective,
-    windows: HistoryBatch,
+    windows: HistoryBatch | Callable[[int], HistoryBatch],
     *,
     plan: FitPlan,
     validate: Callable[[], float],
@@ -72,13 +72,15 @@ def fit(
 ) -> Progress:
     """Train `objective` on `windows`, leave the chosen weights in it, and return the curve.
 
+    windows: the same in every epoch, or a function of the epoch.
     validate: NDCG@10 of the objective's encoder as it stands. A killed run goes on from its last evaluation, and
     reaches the same weights as one that was not killed. Under `accelerate launch` every process takes its share of
     each batch.
 
     ValueError when there is nothing to learn from; Diverged.
     """
-    if len(windows) == 0:
+    windows_of = windows if callable(windows) else lambda _epoch: windows
+    if len(windows_of(0)) == 0:
         raise ValueError("no user has two training events: there is no step from one item to the next to learn from")
     accelerator = Accelerator(
         gradient_accumulation_steps=plan.accumulate, log_with="tensorboard", project_dir=checkpoints
@@ -96,7 +98,8 @@ def fit(
         logger.info("%s: resumes after epoch %d", stage, progress.epoch)
     while not progress.done:
         started = time.perf_counter()
-        loss = _epoch(model, optimizer, windows, plan=plan, accelerator=accelerator, progress=progress, seed=seed)
+        read = windows_of(progress.epoch)
+        loss = _epoch(model, optimizer, read, plan=plan, accelerator=accelerator, progress=progress, seed=seed)
         progress.epoch += 1
         progress.seconds, loss = as_main_says((progress.seconds + time.perf_counter() - started, loss))
         if not math.isfinite(loss):
@@ -168,7 +171,7 @@ def _epoch(
     for done, indices in enumerate(bar, start=1):
         mine = indices[accelerator.process_index :: accelerator.num_processes] or indices[:1]
         batch = windows.select(mine)
-        _set_learning_rate(optimizer, _share_of_rate(plan, progress.steps, epoch_steps=len(batches)))
+        _set_learning_rate(optimizer, _share_of_rate(plan, progress, done - 1, epoch_steps=len(batches)))
         # An epoch ends with a step, full or not: a checkpoint keeps no gradients.
         accelerator.sync_gradients = done % plan.accumulate == 0 or done == len(batches)
         with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
@@ -188,10 +191,18 @@ def _epoch(
     return total / max(count, 1)
 
 
-def _share_of_rate(plan: FitPlan, step: int, *, epoch_steps: int) -> float:
-    """Of the full learning rate, for the step that comes after `step` others."""
+def _share_of_rate(plan: FitPlan, progress: Progress, done: int, *, epoch_steps: int) -> float:
+    """Of the full learning rate, for the step that comes after `done` others of this epoch."""
+    step = progress.steps
     share = min(1.0, (step + 1) / plan.warmup_steps) if plan.warmup_steps else 1.0
-    return share * (1 - step / (plan.epochs * epoch_steps)) if plan.decay else share
+    if not plan.decay:
+        return share
+    spent = step / (plan.epochs * epoch_steps)
+    if plan.minutes is not None and progress.epoch:
+        # From whole epochs, which all processes agree on: a clock read here would give each another rate.
+        seconds = progress.seconds * (1 + done / epoch_steps / progress.epoch)
+        spent = max(spent, seconds / (60 * plan.minutes))
+    return share * max(0.0, 1 - spent)
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, share: float) -> None:

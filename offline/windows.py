@@ -24,6 +24,26 @@ def training_windows(train: HistoryBatch, max_history: int) -> HistoryBatch:
     return HistoryBatch.of(pieces)
 
 
+def cuts(train: HistoryBatch, max_history: int, *, per_user: int, seed: int, epoch: int) -> HistoryBatch:
+    """For encoders that give one vector per history: up to `per_user` prefixes of each sequence, drawn anew each epoch.
+
+    The last item of a cut is its target, the up to `max_history` items before it are its input; a sequence of n items
+    has n - 1 cuts, each drawn at most once.
+    """
+    generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
+    pieces: list[Tensor] = []
+    for sequence in map(train.history, range(len(train))):
+        drawn = torch.randperm(max(0, len(sequence) - 1), generator=generator)[:per_user] + 2
+        pieces += [sequence[max(0, end - max_history - 1) : end] for end in drawn.sort().values.tolist()]
+    return HistoryBatch.of(pieces)
+
+
+def input_and_target(windows: HistoryBatch) -> tuple[HistoryBatch, Tensor]:
+    """All but the last item of each window, and that last item: int64[B]."""
+    inputs = HistoryBatch.of([windows.history(b)[:-1] for b in range(len(windows))])
+    return inputs, windows.rows[windows.offsets[1:] - 1].long()
+
+
 def inputs_and_targets(windows: HistoryBatch) -> tuple[HistoryBatch, Tensor]:
     """All but the last item of each window, and for each of them the item that follows: int64[total]."""
     inputs = HistoryBatch.of([windows.history(b)[:-1] for b in range(len(windows))])

@@ -21,14 +21,12 @@ from model_store.encoders.token_row import TokenBlocks
 from model_store.token_blocks import compact_vocabulary
 from offline.injected_items import ItemProjector
 from offline.item_towers import CachedTower, FrozenTower
-from offline.language_model_export import language_model_parts
 from offline.language_model_recipe import LanguageModelRecipe
 from offline.language_models import TextVectors
 from offline.read_out_objective import ReadOutNextItem
 from offline.recipe import TrainedModel
 from offline.sequences import SequenceDataset
 from offline.training import FitPlan
-from offline.validation import Validation
 
 
 class Recipe(LanguageModelRecipe):
@@ -55,21 +53,15 @@ class Recipe(LanguageModelRecipe):
         encoder = self._encoder(dataset, base, blocks)
         adapted = self.lm.with_adapters(encoder.lm)
         objective = self._objective(encoder, base, vectors, blocks)
-        validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)
-        progress = self._fit(objective, dataset, validation=validation, checkpoints=checkpoints)
-        item_vectors_ND = objective.eval().refresh()
-        objective.cpu()
-        parts = language_model_parts(
+        return self._trained(
             "contriever",
+            objective,
             dataset,
-            encoder,
-            item_vectors_ND=item_vectors_ND,
-            settings=self.lm,
             adapted=adapted,
             base=base,
-            adapter_folder=checkpoints / "adapter",
+            checkpoints=checkpoints,
+            choose=lambda _items, _validation: {"scale": float(encoder.scale.detach())},
         )
-        return TrainedModel(parts, log=progress.figures() | {"scale": float(encoder.scale.detach())})
 
     def _encoder(self, dataset: SequenceDataset, base: Base, blocks: TokenBlocks) -> AllPositionsLanguageModelEncoder:
         as_text = self.history_input == "tokens"

@@ -8,6 +8,7 @@ SASRec, reads out after every item, may read text beside IDs, and adapts all lin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -26,7 +27,6 @@ from model_store.encoders.language_model import (
 from model_store.encoders.sequence import SequenceEncoder
 from model_store.token_blocks import CompactVocabulary, compact_vocabulary
 from offline.injected_items import ItemProjector
-from offline.language_model_export import language_model_parts
 from offline.language_model_recipe import LanguageModelRecipe
 from offline.read_out_objective import ReadOutNextItem, TiedItems
 from offline.recipe import TrainedModel
@@ -80,24 +80,15 @@ class Recipe(LanguageModelRecipe):
             dropout=self.dropout,
             branch_drop=self.branch_drop,
         )
-        validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)
-        progress = self._fit(objective, dataset, validation=validation, checkpoints=checkpoints)
-        item_vectors_ND = objective.eval().refresh()
-        log = progress.figures()
-        if self.residual:
-            log |= _choose_beta(encoder, item_vectors_ND, validation)
-        objective.cpu()
-        parts = language_model_parts(
+        return self._trained(
             "e4srec",
+            objective,
             dataset,
-            encoder,
-            item_vectors_ND=item_vectors_ND,
-            settings=self.lm,
             adapted=adapted,
             base=base,
-            adapter_folder=checkpoints / "adapter",
+            checkpoints=checkpoints,
+            choose=partial(_choose_beta, encoder) if self.residual else None,
         )
-        return TrainedModel(parts, log=log)
 
     def _encoder(self, dataset: SequenceDataset, base: Base, start: Bundle) -> AllPositionsLanguageModelEncoder:
         config = LanguageModelConfig(

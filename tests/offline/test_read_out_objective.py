@@ -136,6 +136,7 @@ def test_refresh_makes_the_encoder_read_what_training_injects(make: MakeObjectiv
     with torch.no_grad():
         items_ND = objective.refresh()
         users = objective._users(windows, items_ND)
+        assert isinstance(objective.encoder, AllPositionsLanguageModelEncoder)
         torch.testing.assert_close(objective.encoder.forward_positions(windows), users)
 
 
@@ -149,7 +150,7 @@ def test_the_sequence_branch_is_silent_in_a_share_of_the_sequences(make: MakeObj
     histories = HistoryBatch.of([[b % ITEMS, (b + 3) % ITEMS] for b in range(400)])
     objective = make(residual=RESIDUAL, branch_drop=0.25)
     items_ND = objective.refresh()
-    lm = objective.encoder.project(objective.encoder.read_outs(histories))
+    lm = objective.encoder.project(objective._read_outs(histories, None))
     branch = objective.encoder.residual_sequence.forward_positions(histories)
     heard = objective._users(histories, items_ND) - lm
     speaks = (heard.abs().sum(1) > 1e-4).view(400, 2)
@@ -166,6 +167,24 @@ def test_a_branch_that_always_or_never_speaks(
 ) -> None:
     objective = make(residual=RESIDUAL, branch_drop=branch_drop)
     items_ND = objective.refresh()
-    lm = objective.encoder.project(objective.encoder.read_outs(windows))
+    lm = objective.encoder.project(objective._read_outs(windows, None))
     branch = objective.encoder.residual_sequence.forward_positions(windows)
     torch.testing.assert_close(objective._users(windows, items_ND), lm + share * branch)
+
+
+@torch.no_grad()
+def test_a_single_target_is_the_last_of_all_positions(make: MakeObjective, windows: HistoryBatch) -> None:
+    """The same window read whole: its last position's loss, whether or not the others are read."""
+    residual = ResidualConfig(
+        sequence=SequenceConfig(items=ITEMS, dim=DIM, blocks=1, heads=1, max_history=7, jump=2), beta=1.0
+    )
+    for changes in ({}, {"residual": residual, "branch_drop": 0.0}):
+        every, last = (make(single_target=single, **changes).eval() for single in (False, True))
+        assert last.targets(windows) == len(windows)
+        assert every.targets(windows) > len(windows)
+        losses, lengths = [], windows.lengths.tolist()
+        for b in range(len(windows)):
+            one, shorter = windows.select([b]), HistoryBatch.of([windows.history(b)[:-1]])
+            total = float(every(one)) * (lengths[b] - 1)
+            losses.append(total - (float(every(shorter)) * (lengths[b] - 2) if lengths[b] > 2 else 0.0))
+        assert float(last(windows)) == pytest.approx(sum(losses) / len(losses), abs=1e-4)

@@ -11,7 +11,7 @@ from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
 from offline.objectives import NextItem
 from offline.optimizers import MasterWeightAdamW
 from offline.progress import Progress
-from offline.training import FitPlan, _keep_constants_at_home, fit
+from offline.training import FitPlan, _keep_constants_at_home, _share_of_rate, fit
 from offline.windows import training_windows
 
 ITEMS = 12
@@ -185,3 +185,12 @@ def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_the_end(
     # Twenty windows of seven targets and twenty of the seven before: one batch is an epoch.
     _fit(tmp_path, plan=PLAN.model_copy(update={"batch": 100, **changes}))
     assert rates == pytest.approx([1e-2 * share for share in expected])
+
+
+def test_the_learning_rate_also_falls_to_the_end_of_the_minutes() -> None:
+    plan = FitPlan(decay=True, epochs=100, minutes=1.0)
+    half_way = Progress(epoch=3, steps=30, seconds=30.0)
+    # Ten seconds an epoch: 35 of 60 seconds in the middle of the fourth.
+    assert _share_of_rate(plan, half_way, 5, epoch_steps=10) == pytest.approx(1 - 35 / 60)
+    assert _share_of_rate(plan, Progress(), 0, epoch_steps=10) == 1.0
+    assert _share_of_rate(plan, Progress(epoch=9, steps=90, seconds=90.0), 0, epoch_steps=10) == 0.0

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store.encoders.history import HistoryBatch
-from offline.windows import inputs_and_targets, shuffled_batches, training_windows
+from offline.windows import cuts, input_and_target, inputs_and_targets, shuffled_batches, training_windows
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=6), st.integers(1, 9))
@@ -38,3 +38,19 @@ def test_batches_hold_every_window_once_in_an_order_of_their_epoch() -> None:
     assert all(int(lengths[batch].max() - lengths[batch].min()) <= 3 for batch in first)
     means = [float(lengths[batch].float().mean()) for batch in first]
     assert means != sorted(means)
+
+
+def test_cuts_end_in_their_target_and_are_drawn_anew_each_epoch() -> None:
+    train = HistoryBatch.of([torch.arange(40), torch.arange(100, 103), torch.arange(1), torch.arange(0)])
+    first, again, other = (cuts(train, 5, per_user=4, seed=1, epoch=epoch) for epoch in (0, 0, 1))
+    assert torch.equal(first.rows, again.rows)
+    assert not torch.equal(first.rows, other.rows)
+    inputs, targets_B = input_and_target(first)
+    # Four of the long sequence, both of the one with three items, none of those that are too short.
+    assert (targets_B < 100).sum() == 4
+    assert targets_B[targets_B >= 100].tolist() == [101, 102]
+    assert len(set(targets_B.tolist())) == 6
+    assert int(inputs.lengths.max()) == 5
+    for b, target in enumerate(targets_B.tolist()):
+        history = inputs.history(b).tolist()
+        assert history == list(range(target - len(history), target))
