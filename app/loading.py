@@ -25,6 +25,7 @@ from model_store.bundle import Bundle
 from model_store.encoder_files import build_empty
 from model_store.encoders.history import HistoryBatch
 from model_store.preparing import find_prepared
+from model_store.ranker_files import build_empty_ranker
 from model_store.retrieval import Want
 
 Phase = Literal["LOADING", "VALIDATING", "WARMING"]
@@ -113,6 +114,7 @@ class Loader:
         try:
             with collector_paused():
                 build_empty(prepared)  # for its imports: the first language model brings transformers
+                build_empty_ranker(prepared)
             return Bundle.open(prepared, self._device)
         except Exception as error:  # whatever is wrong with one version must not end what serves another
             _log.exception("a version could not be opened")

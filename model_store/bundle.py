@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from model_store.catalog import ItemCatalog
@@ -16,7 +18,9 @@ from model_store.golden import GoldenQueries
 from model_store.index_memory import Floats
 from model_store.item_index import ItemIndex
 from model_store.manifest import Manifest
-from model_store.ranker import Ranker
+from model_store.ranker import Ranker, reranked
+from model_store.ranker_files import read_ranker
+from model_store.ranker_golden import GoldenRanking
 from model_store.retrieval import Candidates, Rows, Want
 from model_store.verification import read_catalog, read_index, read_manifest, verify_contents, verify_files
 
@@ -51,8 +55,12 @@ class Bundle:
             read_catalog(folder),
             read_encoder(folder, device=device),
             read_index(folder, device=device),
+            ranker := read_ranker(folder, device=device),
         )
         GoldenQueries.read(folder).replay(bundle.encoder, bundle.index, tolerances=manifest.golden)
+        if ranker is not None:
+            assert manifest.ranker_golden is not None  # verify_contents has looked
+            GoldenRanking.read(folder).replay(ranker, tolerances=manifest.ranker_golden)
         return bundle
 
     @property
@@ -93,17 +101,18 @@ class Bundle:
         )
 
     def rank(self, histories: HistoryBatch, candidates: Sequence[Candidates]) -> list[Candidates]:
-        """Lets the ranker reorder where the want asks for it, and cuts to k."""
+        """Lets the ranker reorder the first `depth` where the want asks for it, and cuts to k."""
         ranked = list(candidates)
-        chosen = [b for b, found in enumerate(candidates) if found.want.rerank and len(found.rows)]
+        depth = 0 if self.ranker is None else self.ranker.depth
+        chosen = [b for b, found in enumerate(candidates) if depth and found.want.rerank and len(found.rows)]
         if self.ranker is not None and chosen:
             windowed = histories.windowed(self.manifest.max_history, self.manifest.jump).select(chosen)
-            rows = [torch.from_numpy(candidates[b].rows) for b in chosen]
-            rows_BK = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+            rows_BK = _padded([candidates[b].rows[:depth] for b in chosen], -1)
+            retriever_BK = _padded([candidates[b].scores[:depth] for b in chosen], 0.0)
             with torch.inference_mode():
-                scores_BK = self.ranker.score(windowed, rows_BK).double().cpu().numpy()
+                scores_BK = self.ranker.score(windowed, rows_BK, retriever_BK).double().cpu().numpy()
             for b, scores_K in zip(chosen, scores_BK, strict=True):
-                ranked[b] = _reordered(candidates[b], scores_K[: len(candidates[b].rows)])
+                ranked[b] = reranked(candidates[b], scores_K[: len(candidates[b].rows)])
         return [Candidates(c.want, c.rows[: c.want.k], c.scores[: c.want.k], c.exhausted) for c in ranked]
 
     def retrieve(self, histories: HistoryBatch, wants: Sequence[Want]) -> list[Candidates]:
@@ -144,6 +153,6 @@ class Bundle:
         return rows if want.allowed_rows is None else np.intersect1d(rows, want.allowed_rows)
 
 
-def _reordered(found: Candidates, scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Candidates:
-    order = np.lexsort((found.rows, -scores))
-    return Candidates(found.want, found.rows[order], scores[order], found.exhausted)
+def _padded(parts: Sequence[npt.NDArray[Any]], padding: float) -> torch.Tensor:
+    rows = [torch.from_numpy(part) for part in parts]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)

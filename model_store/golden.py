@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model_store.encoder_files import read_tensors
 from model_store.encoders.history import AllPositions, Growing, HistoryBatch, QueryEncoder
 from model_store.errors import BundleRefused
 from model_store.item_index import ItemIndex
 from model_store.manifest import GoldenTolerances
+from model_store.module_files import read_tensors
 from model_store.retrieval import Want
 
 FILE = "golden.safetensors"

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from model_store.encoders import EncoderConfig
+from model_store.rankers import RankerConfig
 
 SCHEMA_VERSION = 1
 VersionName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
@@ -64,6 +65,7 @@ class Manifest(_Part):
     version: VersionName
     family: str
     encoder: EncoderConfig
+    ranker: RankerConfig | None = None
     dim: PositiveInt
     dtype: Literal["float32", "bfloat16", "float16"]
     items: PositiveInt
@@ -73,6 +75,7 @@ class Manifest(_Part):
     files: dict[str, FileRecord]
     base: str | None = None  # identity of the base LM (hash of its tensors by name)
     golden: GoldenTolerances
+    ranker_golden: GoldenTolerances | None = None
     warnings: list[str] = []  # what staging could not prove, in plain words
     metrics: list[Metric] = []
     provenance: Provenance

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model_store.adapter import check_adapter
 from model_store.catalog import ItemCatalog
@@ -18,10 +18,16 @@ from model_store.encoders.history import HistoryBatch, QueryEncoder
 from model_store.golden import TOLERANCES, GoldenQueries, choose
 from model_store.item_index import ItemIndex
 from model_store.manifest import GoldenTolerances, Manifest, Provenance
-from model_store.ranker import Ranker
+from model_store.ranker import InterpolatedRanker
+from model_store.ranker_files import read_ranker, write_ranker
+from model_store.ranker_golden import QUERIES as RANKER_QUERIES
+from model_store.ranker_golden import TOLERANCES as RANKER_TOLERANCES
+from model_store.ranker_golden import GoldenRanking
+from model_store.retrieval import Want
 from model_store.verification import INDEX, ITEMS, record, regular_files
 
 Control = Callable[[HistoryBatch], Tensor]
+RankerControl = Callable[[HistoryBatch, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +39,10 @@ class BundleParts:
     golden_histories: 32 whole histories of all lengths, from the training split; of more, 32 are chosen.
     controls: name of a part (adapter, projector, item table) -> the same encode without that part, float32 [B, D];
         golden queries must fail on each of them, else the manifest says that they prove nothing of it.
-    adapter: folder in PEFT format. tokenizer: a tokenizer.json. base: identity of the base LM.
+    ranker: in the form that is served, its weight chosen. ranker_controls: as `controls`, for the ranker's opinions
+        float32 [B, K] without a part of it.
+    adapter, ranker_adapter: folders in PEFT format, beside the encoder and beside the ranker. tokenizer: a
+        tokenizer.json. base: identity of the base LM.
     """
 
     family: str
@@ -42,7 +51,9 @@ class BundleParts:
     item_vectors_ND: Tensor
     golden_histories: HistoryBatch
     controls: Mapping[str, Control] = field(default_factory=dict)
-    ranker: Ranker | None = None
+    ranker: InterpolatedRanker | None = None
+    ranker_controls: Mapping[str, RankerControl] = field(default_factory=dict)
+    ranker_adapter: Path | None = None
     fallback: QueryEncoder | None = None
     adapter: Path | None = None
     tokenizer: Path | None = None
@@ -72,13 +83,23 @@ def write_parts(
         shutil.copytree(parts.adapter, folder / "adapter")
     if parts.tokenizer is not None:
         shutil.copyfile(parts.tokenizer, folder / "tokenizer.json")
+    if parts.ranker is not None:
+        write_ranker(parts.ranker, folder)
+        if parts.ranker_adapter is not None:
+            check_adapter(parts.ranker_adapter, parts.ranker)
+            shutil.copytree(parts.ranker_adapter, folder / "ranker/adapter")
     dtype = _dtype(encoder)
     tolerances = tolerances or TOLERANCES[dtype]
     warnings = _write_golden(parts, folder, tolerances=tolerances)
+    ranker_golden = None
+    if parts.ranker is not None:
+        ranker_golden = RANKER_TOLERANCES[_dtype(parts.ranker)]
+        warnings += _write_golden_ranking(parts, folder, tolerances=ranker_golden)
     return Manifest(
         version=version,
         family=parts.family,
         encoder=encoder.config,  # type: ignore[arg-type]  # the union is wider than pydantic's base class
+        ranker=None if parts.ranker is None else parts.ranker.config,
         dim=encoder.dim,
         dtype=dtype,
         items=len(parts.catalog),
@@ -88,14 +109,17 @@ def write_parts(
         files={name: record(file) for name, file in regular_files(folder).items()},
         base=parts.base,
         golden=tolerances,
+        ranker_golden=ranker_golden,
         warnings=warnings,
         provenance=provenance,
     )
 
 
 def _check(parts: BundleParts) -> None:
-    if parts.ranker is not None or parts.fallback is not None:
-        raise ValueError("a bundle cannot hold a ranker or a fallback encoder yet")
+    if parts.fallback is not None:
+        raise ValueError("a bundle cannot hold a fallback encoder yet")
+    if parts.ranker is not None and parts.ranker.config.item_count != len(parts.catalog):
+        raise ValueError(f"the ranker knows {parts.ranker.config.item_count} items, not {len(parts.catalog)}")
     shape = (len(parts.catalog), parts.encoder.dim)
     if tuple(parts.item_vectors_ND.shape) != shape:
         raise ValueError(f"item vectors have shape {tuple(parts.item_vectors_ND.shape)}, not {shape}")
@@ -103,14 +127,15 @@ def _check(parts: BundleParts) -> None:
         raise ValueError(f"item vectors are {parts.item_vectors_ND.dtype}, not float32")
     if len(parts.golden_histories) == 0 or int(parts.golden_histories.lengths.min()) == 0:
         raise ValueError("golden histories are needed, and none may be empty")
-    for name, tensor in parts.encoder.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f"encoder: {name} is not finite")
+    for part, module in (("encoder", parts.encoder), ("ranker", parts.ranker)):
+        for name, tensor in ({} if module is None else module.state_dict()).items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(f"{part}: {name} is not finite")
 
 
-def _dtype(encoder: QueryEncoder) -> Literal["float32", "bfloat16", "float16"]:
-    """The coarsest kind of number in the encoder: it decides what can be asked of the golden queries."""
-    kinds = {tensor.dtype for tensor in encoder.state_dict().values()}
+def _dtype(module: nn.Module) -> Literal["float32", "bfloat16", "float16"]:
+    """The coarsest kind of number in it: it decides what can be asked of the golden queries."""
+    kinds = {tensor.dtype for tensor in module.state_dict().values()}
     if torch.bfloat16 in kinds:
         return "bfloat16"
     return "float16" if torch.float16 in kinds else "float32"
@@ -132,4 +157,26 @@ def _write_golden(parts: BundleParts, folder: Path, *, tolerances: GoldenToleran
         f"The golden queries do not notice when the {name} is missing."
         for name, without_QD in controls.items()
         if golden.mismatch(without_QD[chosen], index, tolerances=tolerances) is None
+    ]
+
+
+def _write_golden_ranking(parts: BundleParts, folder: Path, *, tolerances: GoldenTolerances) -> list[str]:
+    """Of the files again: the ranker's opinions of what the bundle's own search finds for a few histories."""
+    encoder, ranker, index = read_encoder(folder), read_ranker(folder), ItemIndex.read(folder / INDEX)
+    assert ranker is not None
+    histories = parts.golden_histories.windowed(encoder.max_history, encoder.jump)
+    places = torch.linspace(0, len(histories) - 1, min(RANKER_QUERIES, len(histories))).round().long()
+    histories = histories.select(places.tolist())
+    with torch.inference_mode():
+        vectors_QD = encoder(histories).float().cpu()
+    wants = [Want(min(ranker.config.candidates, len(parts.catalog))) for _ in range(len(histories))]
+    golden = GoldenRanking.record(ranker, histories, [found.rows for found in index.search(vectors_QD, wants)])
+    golden.replay(ranker, tolerances=tolerances)
+    golden.write(folder)
+    with torch.inference_mode():
+        without = {name: control(histories, golden.item_rows_QK) for name, control in parts.ranker_controls.items()}
+    return [
+        f"The golden rankings do not notice when the {name} is missing."
+        for name, opinions_QK in without.items()
+        if golden.mismatch(opinions_QK, tolerances=tolerances) is None
     ]

@@ -13,10 +13,14 @@ from polars.exceptions import PolarsError
 from pydantic import ValidationError
 
 from model_store.catalog import ItemCatalog
-from model_store.encoder_files import ITEM_TOKENS, WEIGHTS, read_encoder_config, read_tensors
+from model_store.encoder_files import ITEM_TOKENS, WEIGHTS, read_encoder_config
 from model_store.errors import BundleRefused
 from model_store.item_index import ItemIndex
 from model_store.manifest import SCHEMA_VERSION, FileRecord, Manifest
+from model_store.module_files import read_tensors
+from model_store.ranker_files import NEEDED as RANKER_NEEDED
+from model_store.ranker_files import WEIGHTS as RANKER_WEIGHTS
+from model_store.ranker_files import read_ranker_config
 
 MANIFEST = "manifest.json"
 MANIFEST_SHA256 = "manifest.sha256"
@@ -84,7 +88,8 @@ def verify_files(folder: Path, *, read: Callable[[str, Path], FileRecord] | None
     manifest = read_manifest(folder)
     files = regular_files(folder)
     found = files.keys() - {MANIFEST, MANIFEST_SHA256}
-    for name in sorted({*NEEDED, *manifest.files} - found):
+    needed = NEEDED if manifest.ranker is None else (*NEEDED, *RANKER_NEEDED)
+    for name in sorted({*needed, *manifest.files} - found):
         raise BundleRefused(f"{name} is missing")
     for name in sorted(found - manifest.files.keys()):
         raise BundleRefused(f"{name} is not in the manifest")
@@ -125,11 +130,26 @@ def verify_contents(folder: Path, manifest: Manifest) -> None:
         raise BundleRefused(f"{INDEX} is {len(index)} x {index.dim}, not {manifest.items} x {manifest.dim}")
     if not torch.isfinite(torch.from_numpy(index.vectors_ND)).all():
         raise BundleRefused(f"{INDEX}: an item vector is not finite")
-    for name in (WEIGHTS, ITEM_TOKENS):
+    _verify_ranker(folder, manifest)
+    for name in (WEIGHTS, ITEM_TOKENS, RANKER_WEIGHTS):
         if (folder / name).exists():
             for key, tensor in read_tensors(folder / name).items():
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                     raise BundleRefused(f"{name}: {key} is not finite")
+
+
+def _verify_ranker(folder: Path, manifest: Manifest) -> None:
+    if manifest.ranker is None:
+        if (folder / "ranker").exists():
+            raise BundleRefused(f"there is a ranker/, of which {MANIFEST} says nothing")
+        return
+    if read_ranker_config(folder) != manifest.ranker:
+        raise BundleRefused(f"ranker/config.json is not the ranker of {MANIFEST}")
+    if manifest.ranker_golden is None:
+        raise BundleRefused(f"{MANIFEST} says nothing of how far the ranker's golden scores may move")
+    items = manifest.ranker.item_count
+    if items != manifest.items:
+        raise BundleRefused(f"ranker/config.json: the ranker knows {items} items, not {manifest.items}")
 
 
 def read_catalog(folder: Path) -> ItemCatalog:

@@ -17,6 +17,7 @@ from app.routing import Routing
 from app.settings import Settings
 from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
+from model_store.ranker import Ranker
 
 if TYPE_CHECKING:
     from tests.app.conftest import Pair, Running
@@ -26,12 +27,12 @@ CLIENTS = 6
 pytestmark = pytest.mark.usefixtures("in_process")
 
 
-class Slow:
+class Slow(Ranker):
     """A ranker that changes nothing and takes its time, so that requests are in flight when a version is published."""
 
     depth = 1
 
-    def score(self, histories: HistoryBatch, item_rows_BK: torch.Tensor) -> torch.Tensor:
+    def score(self, histories: HistoryBatch, item_rows_BK: torch.Tensor, retriever_BK: torch.Tensor) -> torch.Tensor:
         time.sleep(0.02)
         return -torch.arange(item_rows_BK.shape[1]).float().expand(item_rows_BK.shape)
 

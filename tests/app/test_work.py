@@ -9,15 +9,16 @@ import torch
 from app.work import Recommendation, Similar, nearest
 from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
+from model_store.ranker import Ranker
 from model_store.retrieval import Want
 
 
-class Backwards:
+class Backwards(Ranker):
     """A stand-in ranker: higher rows first."""
 
     depth = 20
 
-    def score(self, histories: HistoryBatch, item_rows_BK: torch.Tensor) -> torch.Tensor:
+    def score(self, histories: HistoryBatch, item_rows_BK: torch.Tensor, retriever_BK: torch.Tensor) -> torch.Tensor:
         return item_rows_BK.float()
 
 

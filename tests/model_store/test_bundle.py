@@ -20,6 +20,7 @@ from model_store.encoders.history import Encoded, HistoryBatch, QueryEncoder, Us
 from model_store.encoders.language_model import LanguageModelConfig, LanguageModelEncoder
 from model_store.manifest import Provenance
 from model_store.preparing import prepare
+from model_store.ranker import Ranker
 from model_store.retrieval import Rows, Want
 from model_store.staging import BundleParts
 from model_store.store import ModelStore
@@ -31,12 +32,12 @@ def bundle(bundle_folder: Path) -> Bundle:
 
 
 @dataclass(frozen=True)
-class ByRow:
+class ByRow(Ranker):
     """A stand-in ranker: the higher the row, the better; ties by thousands."""
 
     depth: int = 15
 
-    def score(self, histories: HistoryBatch, item_rows_BK: Tensor) -> Tensor:
+    def score(self, histories: HistoryBatch, item_rows_BK: Tensor, retriever_BK: Tensor) -> Tensor:
         assert item_rows_BK.shape[0] == len(histories)
         assert int(histories.lengths.max()) <= 12
         return torch.where(item_rows_BK < 0, float("nan"), (item_rows_BK // 2).float())
@@ -89,8 +90,11 @@ def test_ranker_sees_its_depth_and_cuts_to_k(bundle: Bundle) -> None:
     assert [len(each.rows) for each in found] == [15, 3, 20]
     answers = ranked.rank(histories(), found)
     assert [len(each.rows) for each in answers] == [3, 3, 20]
-    top15 = bundle.search(vectors_BD, [Want(15)] * 3)[0].rows.tolist()
-    assert answers[0].rows.tolist() == sorted(top15, key=lambda row: (-(row // 2), row))[:3]
+    top20 = [each.rows.tolist() for each in bundle.search(vectors_BD, [Want(20)] * 3)]
+    assert answers[0].rows.tolist() == sorted(top20[0][:15], key=lambda row: (-(row // 2), row))[:3]
+    # What lies below the ranker's depth keeps its place, below everything that was ranked.
+    assert answers[2].rows.tolist() == sorted(top20[2][:15], key=lambda row: (-(row // 2), row)) + top20[2][15:]
+    assert (np.diff(answers[2].scores) <= 0).all()
     assert answers[1].rows.tolist() == bundle.search(vectors_BD, wanted)[1].rows.tolist()
 
 

@@ -15,12 +15,12 @@ from model_store.encoder_files import (
     WEIGHTS,
     multiplies_bfloat16,
     read_encoder,
-    read_tensors,
     write_encoder,
 )
 from model_store.encoders.language_model import LanguageModelConfig, LanguageModelEncoder
 from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
 from model_store.errors import BundleRefused
+from model_store.module_files import read_tensors
 
 CONFIG = SequenceConfig(items=6, dim=4, blocks=1, heads=2, max_history=5, jump=1)
 

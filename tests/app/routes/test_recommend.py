@@ -13,6 +13,7 @@ import torch
 from app.routing import Loaded, Routing
 from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
+from model_store.ranker import Ranker
 from model_store.retrieval import Want
 
 if TYPE_CHECKING:
@@ -156,12 +157,12 @@ def test_a_version_that_is_not_there(http: httpx.Client) -> None:
     assert (refused.status_code, refused.json()["type"]) == (404, "/problems/unknown-version")
 
 
-class Backwards:
+class Backwards(Ranker):
     """A stand-in ranker: higher rows first."""
 
     depth = 30
 
-    def score(self, histories: HistoryBatch, item_rows_BK: torch.Tensor) -> torch.Tensor:
+    def score(self, histories: HistoryBatch, item_rows_BK: torch.Tensor, retriever_BK: torch.Tensor) -> torch.Tensor:
         return item_rows_BK.float()
 
 
