@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from model_store.encoders.history import HistoryBatch
+from offline.distillation import Distillation
 from offline.windows import inputs_and_targets
 
 
@@ -35,15 +36,21 @@ class SharedItems(Protocol):
 
 
 class NextItem(Objective):
-    """Full-softmax cross entropy at all positions: L targets for one forward pass, no sampled negatives."""
+    """Full-softmax cross entropy at all positions: L targets for one forward pass, no sampled negatives.
 
-    def __init__(self, encoder: nn.Module) -> None:
+    distillation: added to it, where there is a teacher.
+    """
+
+    def __init__(self, encoder: nn.Module, *, distillation: Distillation | None = None) -> None:
         super().__init__()
         self.encoder = encoder
+        self.distillation = distillation
 
     def forward(self, windows: HistoryBatch) -> Tensor:
         inputs, targets_T = inputs_and_targets(windows)
         encoder: SharedItems = self.encoder  # type: ignore[assignment]  # what the recipe hands over
         users_TD = encoder.forward_positions(inputs)
         logits_TN = users_TD @ encoder.item_vectors_ND.T
-        return cross_entropy(logits_TN, targets_T.to(logits_TN.device))
+        targets_T = targets_T.to(logits_TN.device)
+        loss = cross_entropy(logits_TN, targets_T)
+        return loss if self.distillation is None else loss + self.distillation(inputs, targets_T, logits_TN)

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import AllPositionsLanguageModelEncoder, LanguageModelEncoder
+from offline.distillation import Distillation
 from offline.injected_items import ItemProjector
 from offline.objectives import Objective
 from offline.windows import input_and_target, inputs_and_targets
@@ -38,6 +39,7 @@ class ReadOutNextItem(Objective):
     branch_drop: share of sequences in which the residual's sequence encoder is silent, so that the language model's
         branch learns what it does not already know.
     largest_scale: clamps the learnt 1 / temperature.
+    distillation: added to the cross entropy, where there is a teacher.
     """
 
     groups_N: Tensor | None
@@ -53,6 +55,7 @@ class ReadOutNextItem(Objective):
         dropout: float = 0.0,
         branch_drop: float = 0.25,
         largest_scale: float | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -62,6 +65,7 @@ class ReadOutNextItem(Objective):
         self.dropout = nn.Dropout(dropout)
         self.branch_drop = branch_drop
         self.largest_scale = largest_scale
+        self.distillation = distillation
         alone = groups_N is None or len(torch.unique(groups_N)) == len(groups_N)
         self.register_buffer("groups_N", None if alone else groups_N, persistent=False)
 
@@ -77,7 +81,10 @@ class ReadOutNextItem(Objective):
         self._clamp()
         vectors_ND = self.items(targets_T)
         logits_TN = self._users(inputs, vectors_ND) @ vectors_ND.T
-        return cross_entropy(self._without_twins(logits_TN, targets_T), targets_T)
+        loss = cross_entropy(self._without_twins(logits_TN, targets_T), targets_T)
+        if self.distillation is None:
+            return loss
+        return loss + self.distillation(inputs, targets_T, logits_TN, single_target=self.single_target)
 
     @torch.no_grad()
     def refresh(self) -> Tensor:

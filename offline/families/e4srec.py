@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor, nn
 
 from model_store.base_models import BaseModel as Base
@@ -31,8 +31,10 @@ from offline.language_model_recipe import LanguageModelRecipe
 from offline.read_out_objective import ReadOutNextItem, TiedItems
 from offline.recipe import TrainedModel
 from offline.sequences import SequenceDataset
+from offline.teachers import check_teaching, taught_by
 from offline.training import FitPlan
 from offline.validation import Validation
+from offline.windows import training_windows
 
 BETAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
@@ -43,6 +45,8 @@ class Recipe(LanguageModelRecipe):
     history_input: `id`, `sum` (ID and text vector added) or `tokens+id` (text tokens, then the ID vector's place).
     residual: query = u_SASRec + beta * u_LM with the item matrix frozen; beta is chosen on validation, and 0 means
     that the language model adds nothing.
+    teacher: a version (an E4SRec of more layers, say) whose best items this one learns to rank likewise, with
+    `distillation` as the weight: few layers match many (SLMRec, Xu et al., 2024).
     """
 
     items_from: str
@@ -50,6 +54,8 @@ class Recipe(LanguageModelRecipe):
     train_items: bool = True
     residual: bool = False
     branch_drop: Annotated[float, Field(ge=0, le=1)] = 0.25
+    teacher: str | None = None
+    distillation: PositiveFloat = 0.5
     fit: FitPlan = FitPlan(
         learning_rate=5e-4, item_learning_rate=1e-4, warmup_steps=50, epochs=30, evaluate_every=1, patience=4, clip=1.0
     )
@@ -61,10 +67,16 @@ class Recipe(LanguageModelRecipe):
                 "residual = true freezes the item matrix (the SASRec beside it must keep its own): "
                 "set train_items = false"
             )
+        if self.residual and self.teacher is not None:
+            raise ValueError(
+                "residual = true and teacher exclude each other (a teacher pulls the residual to zero): "
+                "set residual = false, or leave teacher out"
+            )
+        check_teaching(self.teacher, self.distillation, written=self.model_fields_set)
         return self
 
     def parent_references(self) -> dict[str, str]:
-        return {"items_from": self.items_from}
+        return {"items_from": self.items_from} | ({} if self.teacher is None else {"teacher": self.teacher})
 
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
         torch.manual_seed(self.seed)
@@ -79,6 +91,13 @@ class Recipe(LanguageModelRecipe):
             projector=self._projector(dataset, base, items_ND.shape[1]),
             dropout=self.dropout,
             branch_drop=self.branch_drop,
+            distillation=taught_by(
+                parents.get("teacher"),
+                training_windows(dataset.train, self.max_history),
+                dataset=dataset,
+                weight=self.distillation,
+                checkpoints=checkpoints,
+            ),
         )
         return self._trained(
             "e4srec",

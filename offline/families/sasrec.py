@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
 
 import offline.recipe
@@ -19,6 +19,7 @@ from offline.golden_histories import golden_histories
 from offline.objectives import NextItem
 from offline.recipe import TrainedModel
 from offline.sequences import SequenceDataset
+from offline.teachers import check_teaching, taught_by
 from offline.training import FitPlan, fit
 from offline.validation import Validation
 from offline.windows import training_windows
@@ -28,6 +29,9 @@ class Recipe(offline.recipe.Recipe):
     """Kang and McAuley, 2018, trained as gSASRec's critics do: softmax over all items at all positions, no output bias.
 
     Published as SASRec-CE; with binary cross entropy the same network is half as good (Beauty, HR@10: .06 against .10).
+
+    teacher: a version (of a language model, say) whose best items this one learns to rank likewise, with
+    `distillation` as the weight (DLLM2Rec, Cui et al., 2024, the idea; the loss is offline/distillation.py).
     """
 
     dim: PositiveInt = 64
@@ -35,6 +39,8 @@ class Recipe(offline.recipe.Recipe):
     heads: PositiveInt = 2
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     max_history: PositiveInt = 100
+    teacher: str | None = None
+    distillation: PositiveFloat = 0.5
     fit: FitPlan = FitPlan()
 
     @model_validator(mode="after")
@@ -43,7 +49,15 @@ class Recipe(offline.recipe.Recipe):
             raise ValueError(f"dim = {self.dim} cannot be shared among heads = {self.heads}")
         return self
 
-    def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:  # noqa: ARG002
+    @model_validator(mode="after")
+    def _somebody_teaches(self) -> Self:
+        check_teaching(self.teacher, self.distillation, written=self.model_fields_set)
+        return self
+
+    def parent_references(self) -> dict[str, str]:
+        return {} if self.teacher is None else {"teacher": self.teacher}
+
+    def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
         torch.manual_seed(self.seed)
         config = SequenceConfig(
             items=len(dataset.catalog),
@@ -56,11 +70,15 @@ class Recipe(offline.recipe.Recipe):
         )
         encoder = config.build()
         encoder.apply(_initialise)
-        objective = NextItem(encoder)
+        windows = training_windows(dataset.train, self.max_history)
+        distillation = taught_by(
+            parents.get("teacher"), windows, dataset=dataset, weight=self.distillation, checkpoints=checkpoints
+        )
+        objective = NextItem(encoder, distillation=distillation)
         validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)
         progress = fit(
             objective,
-            training_windows(dataset.train, self.max_history),
+            windows,
             plan=self.fit,
             validate=lambda: validation.ndcg10(encoder, encoder.item_vectors_ND),
             checkpoints=checkpoints,

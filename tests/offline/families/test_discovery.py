@@ -31,13 +31,17 @@ FIT = {"epochs": 2, "evaluate_every": 1, "batch": 16, "learning_rate": 3e-3}
 # Family -> variants that its contract must hold for.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ease": [{"lam": 5}],
-    "sasrec": [{"dim": 8, "max_history": 16, "fit": FIT}],
+    "sasrec": [
+        {"dim": 8, "max_history": 16, "fit": FIT},
+        {"dim": 8, "max_history": 12, "fit": FIT, "teacher": "v"},
+    ],
     "e4srec": [
         {"history_input": "id"},
         {"history_input": "sum"},
         {"history_input": "tokens+id"},
         {"history_input": "sum", "residual": True, "train_items": False},
         {"history_input": "sum", "lm": {"random_init": True}},
+        {"history_input": "id", "teacher": "v"},
     ],
     "contriever": [
         {"history_input": "text_vector"},
@@ -71,14 +75,15 @@ def data(small_world: Interactions) -> Split:
 @pytest.fixture
 def parents(data: Split, tmp_path: Path, open_bundle: OpenBundle) -> Mapping[str, Bundle]:
     recipe = families.recipe_class("sasrec").model_validate(VARIANTS["sasrec"][0])
-    return {"items_from": open_bundle(recipe.train(data.dataset, tmp_path / "parent", {}).parts)}
+    start = open_bundle(recipe.train(data.dataset, tmp_path / "parent", {}).parts)
+    return {"items_from": start, "teacher": start}
 
 
 def _train(
     family: str, variant: dict[str, Any], data: Split, *, tiny_base: Path, folder: Path, parents: Mapping[str, Bundle]
 ) -> TrainedModel:
     recipe = families.recipe_class(family).model_validate(_section(family, variant, tiny_base))
-    return recipe.train(data.dataset, folder, parents if recipe.parent_references() else {})
+    return recipe.train(data.dataset, folder, {role: parents[role] for role in recipe.parent_references()})
 
 
 @pytest.mark.parametrize(("family", "variant"), CASES, ids=lambda case: str(case)[:60])
@@ -125,7 +130,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize(("family", "variant"), [("sasrec", 0), ("e4srec", 1), ("contriever", 2)])
+@pytest.mark.parametrize(("family", "variant"), [("sasrec", 0), ("sasrec", 1), ("e4srec", 1), ("contriever", 2)])
 def test_a_killed_run_resumes_to_the_same_bundle(
     family: str,
     variant: int,

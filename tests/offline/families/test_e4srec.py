@@ -77,6 +77,10 @@ def test_impossible_pairs_are_refused_before_training(
 ) -> None:
     with pytest.raises(ValidationError, match="train_items"):
         _recipe(tiny_base, train_items=True)
+    with pytest.raises(ValidationError, match=r"residual = true.*teacher"):
+        _recipe(tiny_base, teacher="v")
+    with pytest.raises(ValidationError, match=r"distillation = 0\.3.*teacher"):
+        _recipe(tiny_base, distillation=0.3)
     for wrong in ({"dropout": 1.0}, {"branch_drop": 1.1}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             _recipe(tiny_base, **wrong)
