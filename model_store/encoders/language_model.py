@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from model_store.encoders.decoder import build_decoder, cast_decoder, read_row, rebuild_buffers, take_embedding
+from model_store.encoders.gated_lora import GatedLora, GatedLoraConfig
 from model_store.encoders.history import Encoded, HistoryBatch, QueryEncoder, UserState
 from model_store.encoders.packed_attention import Packed
 from model_store.encoders.pooling import Pooled, Pooling, pool, pool_running
-from model_store.encoders.sequence import SequenceConfig
+from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
 from model_store.encoders.token_row import ItemTokens, Spelling, TokenRow, lay_out
 
 if TYPE_CHECKING:
@@ -57,10 +58,25 @@ class LanguageModelConfig(BaseModel):
     normalize: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the LM; head and pooling are float32
     residual: ResidualConfig | None = None
+    gated_lora: GatedLoraConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_sequence_encoder(self) -> Self:
+        gated = self.gated_lora
+        if gated is None:
+            return self
+        if gated.sequence.max_history < self.max_history:
+            raise ValueError(
+                f"gated_lora.sequence reads {gated.sequence.max_history} items, max_history is {self.max_history}"
+            )
+        if self.residual is not None and self.residual.sequence != gated.sequence:
+            raise ValueError("residual.sequence and gated_lora.sequence are one encoder: they must be equal")
+        return self
 
     def build(self, lm: PreTrainedModel | None = None) -> LanguageModelEncoder:
         """The class says what the encoder can do. lm: a decoder to take over instead of building one."""
-        if not self.causal:
+        whole_gate = self.gated_lora is not None and self.gated_lora.gate == "history"
+        if not self.causal or whole_gate:
             return LanguageModelEncoder(self, lm)
         return GrowingLanguageModelEncoder(self, lm) if self.suffix else AllPositionsLanguageModelEncoder(self, lm)
 
@@ -123,14 +139,38 @@ class LanguageModelEncoder(QueryEncoder):
         self.scale = nn.Parameter(torch.ones(()))
         if config.residual is not None:
             self.residual_sequence = config.residual.sequence.build()
+        if config.gated_lora is not None:
+            self.gated_lora = GatedLora(config.gated_lora, self.lm)
+            if config.residual is None:
+                self.gate_sequence = config.gated_lora.sequence.build()
+
+    @property
+    def sequence(self) -> SequenceEncoder | None:
+        """The sequence encoder inside: of the residual, of the gates, or of both."""
+        found: SequenceEncoder | None = getattr(self, "residual_sequence", getattr(self, "gate_sequence", None))
+        return found
 
     def forward(self, histories: HistoryBatch) -> Tensor:
-        return self._query_vectors(histories, self.final_read_outs(histories))
+        gate_XD = self.gate_states(histories)
+        return self._query_vectors(histories, self.final_read_outs(histories, gate_XD=gate_XD), gate_XD)
 
-    def final_read_outs(self, histories: HistoryBatch, item_inputs_TH: Tensor | None = None) -> Tensor:
-        """float32 [B, H]: the pooled LM state of each whole history. item_inputs_TH: as in `read_outs`."""
+    def gate_states(self, histories: HistoryBatch) -> Tensor | None:
+        """What the gates read: [T, D] after every item, [B, D] where the gate is of whole histories; None: no gate."""
+        if self.config.gated_lora is None:
+            return None
+        assert self.sequence is not None
+        if self.config.gated_lora.gate == "causal":
+            return self.sequence.forward_positions(histories)
+        states_BD: Tensor = self.sequence(histories)
+        return states_BD
+
+    def final_read_outs(
+        self, histories: HistoryBatch, item_inputs_TH: Tensor | None = None, *, gate_XD: Tensor | None = None
+    ) -> Tensor:
+        """float32 [B, H]: the pooled LM state of each whole history; the arguments as in `read_outs`."""
         row = self._row(histories)
-        states_SH = self._read(histories, row, item_inputs_TH, packed=Packed(row.lengths, causal=self.config.causal))
+        packed = Packed(row.lengths, causal=self.config.causal)
+        states_SH = self._read(histories, row, item_inputs_TH, packed=packed, gate_XD=gate_XD)
         return torch.stack([self._pooled(states_SH, row, b)[0] for b in range(len(histories))])
 
     def project(self, read_outs_XH: Tensor) -> Tensor:
@@ -155,13 +195,17 @@ class LanguageModelEncoder(QueryEncoder):
     def rebuild_buffers(self) -> None:
         rebuild_buffers(self.lm, self.scale.device)
 
-    def _query_vectors(self, histories: HistoryBatch, read_outs_BH: Tensor) -> Tensor:
+    def _query_vectors(self, histories: HistoryBatch, read_outs_BH: Tensor, gate_XD: Tensor | None = None) -> Tensor:
         vectors_BD = self.project(read_outs_BH)
         residual = self.config.residual
         if residual is None:
             return vectors_BD
-        sequence = self.residual_sequence
-        sequence_BD: Tensor = sequence(histories.windowed(sequence.max_history, sequence.jump))
+        if gate_XD is not None:  # read already: the gates and the residual share their encoder
+            ends_B = (histories.offsets[1:] - 1).to(gate_XD.device)
+            sequence_BD = gate_XD if len(gate_XD) == len(ends_B) else gate_XD[ends_B]
+        else:
+            sequence = self.residual_sequence
+            sequence_BD = sequence(histories.windowed(sequence.max_history, sequence.jump))
         return sequence_BD + residual.beta * vectors_BD
 
     def _row(self, histories: HistoryBatch, known: Sequence[int] | None = None) -> TokenRow:
@@ -174,7 +218,15 @@ class LanguageModelEncoder(QueryEncoder):
             text_T = self.item_tokens.lengths(histories.rows)
         return lay_out(histories, text_T, spelling=self.spelling, known=known)
 
-    def _read(self, histories: HistoryBatch, row: TokenRow, item_inputs_TH: Tensor | None, *, packed: Packed) -> Tensor:
+    def _read(
+        self,
+        histories: HistoryBatch,
+        row: TokenRow,
+        item_inputs_TH: Tensor | None,
+        *,
+        packed: Packed,
+        gate_XD: Tensor | None = None,
+    ) -> Tensor:
         """One forward pass of exactly the row's tokens: states [S, H]."""
         device, dtype = self.prefix_inputs.device, self.prefix_inputs.dtype
         sources = [self.prefix_inputs, self.suffix_inputs]
@@ -184,7 +236,12 @@ class LanguageModelEncoder(QueryEncoder):
         if self.config.item_input != "vector":
             sources.append(self.token_inputs[self.item_tokens.of(histories.rows).to(device)])
         inputs_SH = torch.cat(sources)[row.sources_S.to(device)]
-        return read_row(self.lm, inputs_SH, row.positions_S.to(device), packed)
+        if self.config.gated_lora is None:
+            return read_row(self.lm, inputs_SH, row.positions_S.to(device), packed)
+        states_XD = self.gate_states(histories) if gate_XD is None else gate_XD
+        assert states_XD is not None
+        with self.gated_lora.reading(row, states_XD, dtype):
+            return read_row(self.lm, inputs_SH, row.positions_S.to(device), packed)
 
     def _pooled(
         self, states_SH: Tensor, row: TokenRow, history: int, before: Pooled | None = None
@@ -206,9 +263,14 @@ class GrowingLanguageModelEncoder(LanguageModelEncoder):
         """
         known = [0 if state is None else state.tokens for state in states]
         row = self._row(new, known)
+        whole = HistoryBatch.of([_rows(state) + tuple(new.history(b).tolist()) for b, state in enumerate(states)])
+        if int(whole.lengths.max()) > self.max_history:
+            raise ValueError(f"a history of more than {self.max_history} items")
+        gate_TD = self.gate_states(whole)
         pasts = [None if state is None else state.keys_values for state in states]
         packed = Packed(row.lengths, pasts, keep=True)
-        hidden_SH = self._read(new, row, None, packed=packed)
+        new_gate_TD = None if gate_TD is None else gate_TD[_last_of_each(whole, new.lengths).to(gate_TD.device)]
+        hidden_SH = self._read(new, row, None, packed=packed, gate_XD=new_gate_TD)
         read_outs, grown = [], []
         for b, state in enumerate(states):
             before = None
@@ -217,10 +279,7 @@ class GrowingLanguageModelEncoder(LanguageModelEncoder):
             read_out_H, after = self._pooled(hidden_SH, row, b, before)
             read_outs.append(read_out_H)
             grown.append(_grown(state, new.history(b), packed, row.kept_span(b), after))
-        whole = HistoryBatch.of([state.rows for state in grown])
-        if int(whole.lengths.max()) > self.max_history:
-            raise ValueError(f"a history of more than {self.max_history} items")
-        return Encoded(self._query_vectors(whole, torch.stack(read_outs)), tuple(grown))
+        return Encoded(self._query_vectors(whole, torch.stack(read_outs), gate_TD), tuple(grown))
 
 
 class AllPositionsLanguageModelEncoder(GrowingLanguageModelEncoder):
@@ -228,21 +287,27 @@ class AllPositionsLanguageModelEncoder(GrowingLanguageModelEncoder):
 
     def forward_positions(self, histories: HistoryBatch) -> Tensor:
         """float32 [total, D]; position t of history b equals `forward` of its first t + 1 items."""
-        vectors_TD = self.project(self.read_outs(histories))
+        gate_TD = self.gate_states(histories)
+        vectors_TD = self.project(self.read_outs(histories, gate_XD=gate_TD))
         residual = self.config.residual
         if residual is None:
             return vectors_TD
+        if gate_TD is not None:
+            return gate_TD + residual.beta * vectors_TD
         if self.residual_sequence.max_history < int(histories.lengths.max()):
             raise ValueError("the residual's sequence encoder has a shorter window: positions would not be prefixes")
         return self.residual_sequence.forward_positions(histories) + residual.beta * vectors_TD
 
-    def read_outs(self, histories: HistoryBatch, item_inputs_TH: Tensor | None = None) -> Tensor:
+    def read_outs(
+        self, histories: HistoryBatch, item_inputs_TH: Tensor | None = None, *, gate_XD: Tensor | None = None
+    ) -> Tensor:
         """float32 [total, H]: the pooled LM state after every item, before the head.
 
         item_inputs_TH: the input vector of every event (T = total), for training; by default rows of `item_inputs`.
+        gate_XD: what the gates read instead of `gate_states`, for training.
         """
         row = self._row(histories)
-        states_SH = self._read(histories, row, item_inputs_TH, packed=Packed(row.lengths))
+        states_SH = self._read(histories, row, item_inputs_TH, packed=Packed(row.lengths), gate_XD=gate_XD)
         ends_T = row.item_ends_T
         if self.config.pooling == "last":
             return states_SH[ends_T.to(states_SH.device)].float()
@@ -255,13 +320,23 @@ class AllPositionsLanguageModelEncoder(GrowingLanguageModelEncoder):
         )
 
 
+def _rows(state: UserState | None) -> tuple[int, ...]:
+    return () if state is None else state.rows
+
+
+def _last_of_each(whole: HistoryBatch, counts_B: Tensor) -> Tensor:
+    """Places of the last counts_B[b] items of each history in `whole.rows`."""
+    from_end_T = torch.repeat_interleave(whole.offsets[1:], whole.lengths) - torch.arange(len(whole.rows))
+    return (from_end_T <= torch.repeat_interleave(counts_B, whole.lengths)).nonzero().flatten()
+
+
 def _grown(state: UserState | None, new_rows: Tensor, packed: Packed, span: slice, pooled: Pooled | None) -> UserState:
     """Stacking copies, so the state pins no batch."""
     keys_values = []
     for layer in sorted(packed.new):
         read = torch.stack([x[:, span] for x in packed.new[layer]])
         keys_values.append(read if state is None else torch.cat((state.keys_values[layer], read), dim=2))
-    rows = (() if state is None else state.rows) + tuple(new_rows.tolist())
+    rows = _rows(state) + tuple(new_rows.tolist())
     return UserState(rows, tuple(keys_values), None if pooled is None else pooled.sum_H)
 
 

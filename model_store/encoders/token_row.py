@@ -55,6 +55,7 @@ class TokenRow:
     item_ends_T: the last token of each item: its read-out.
     positions_S: counted from the history's first token ever, known ones included.
     sources_S: index of each token's vector among prefix P, suffix, item vectors T, text tokens, in this order.
+    items_S: index of the item (of T) whose block each token is in; of a suffix, the last item; -1 before the first one.
     """
 
     lengths: list[int]
@@ -64,6 +65,7 @@ class TokenRow:
     item_ends_T: Tensor
     positions_S: Tensor
     sources_S: Tensor
+    items_S: Tensor
 
     def item_span(self, history: int) -> slice:
         return slice(self.item_starts[history], self.item_starts[history] + self.item_tokens[history])
@@ -111,6 +113,9 @@ def lay_out(
         sources_S[ends_T] = next_source + torch.arange(len(ends_T))
         next_source += len(ends_T)
     sources_S[_ranges(begins_T, text_T)] = next_source + torch.arange(int(text_T.sum()))
+    items_S = torch.full_like(sources_S, -1)
+    items_S[_ranges(begins_T, block_T)] = torch.arange(len(block_T)).repeat_interleave(block_T)
+    items_S[suffixes] = (histories.offsets[1:] - 1).repeat_interleave(spelling.suffix)
     return TokenRow(
         lengths=lengths_B.tolist(),
         starts=starts_B.tolist(),
@@ -119,6 +124,7 @@ def lay_out(
         item_ends_T=ends_T,
         positions_S=_ranges(past_B, lengths_B),
         sources_S=sources_S,
+        items_S=items_S,
     )
 
 

@@ -51,24 +51,29 @@ def test_a_row_reads_as_it_is_spelled(
     spelled: list[int] = []
     positions: list[int] = []
     ends, event = [], 0
+    items: list[int] = []
     for b, (rows, tokens) in enumerate(drawn):
         start = len(spelled)
         assert row.starts[b] == start
         spelled += prefix if tokens == 0 else []
+        items += [-1] * (len(spelled) - start)
         assert row.item_span(b).start == len(spelled)
         for item in rows:
             spelled += BLOCKS[item] if text else []
             spelled += [-1 - event] if vector else []
+            items += [event] * (len(spelled) - len(items))
             ends.append(len(spelled) - 1)
             event += 1
         assert row.item_span(b).stop == len(spelled)
         assert row.kept_span(b) == slice(start, len(spelled))
         spelled += suffix
+        items += [event - 1] * len(suffix)
         positions += range(tokens, tokens + len(spelled) - start)
         assert row.lengths[b] == len(spelled) - start
     assert sources[row.sources_S].tolist() == spelled
     assert row.positions_S.tolist() == positions
     assert row.item_ends_T.tolist() == ends
+    assert row.items_S.tolist() == items
 
 
 def test_an_item_without_tokens_cannot_be_read_out() -> None:
