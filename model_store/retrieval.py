@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Rows = npt.NDArray[np.int64]
+MOST = 1000  # items that one want may ask for
 
 
 def _no_rows() -> Rows:
@@ -32,8 +33,8 @@ class Want:
     categories: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.k <= 1000:
-            raise ValueError(f"k = {self.k} is outside 1..1000")
+        if not 1 <= self.k <= MOST:
+            raise ValueError(f"k = {self.k} is outside 1..{MOST}")
         if self.excluded_rows is None:
             object.__setattr__(self, "excluded_rows", _no_rows())
 

@@ -21,7 +21,7 @@ from offline.datasets.statistics import describe
 from offline.pipeline import run
 from offline.processes import this_process
 from offline.run_config import RunConfig
-from offline.splits import HELD, split
+from offline.splits import PROTOCOLS, describe_split, fitted_events, split
 from offline.tuning import tune
 from offline.workspace import Workspace
 
@@ -119,29 +119,21 @@ def _compare_versions(arguments: argparse.Namespace, store: ModelStore, workspac
 def _data(arguments: argparse.Namespace, _store: ModelStore, _workspace: Workspace) -> None:
     config = RunConfig.load(Path(arguments.name)) if arguments.name.endswith(".toml") else None
     interactions = datasets.load(config.data if config else arguments.name)
+    protocol = arguments.protocol or (config.protocol if config else "last-10")
     if arguments.export_training_events is None:
         _say(describe(interactions))
+        if arguments.protocol:
+            _say(describe_split(split(interactions, protocol)))
         return
-    protocol = arguments.protocol or (config.protocol if config else "last-10")
-    train = split(interactions, protocol).dataset.train
+    kept_E = fitted_events(interactions, protocol)
     pl.DataFrame(
         {
-            "user_id": [interactions.user_ids[u] for u in range(len(train)) for _ in train.history(u)],
-            "item_id": interactions.items["item_id"].gather(train.rows.long().numpy()),
-            "timestamp": _training_times(interactions, train.lengths.tolist()),
+            "user_id": [interactions.user_ids[user] for user in interactions.users[kept_E]],
+            "item_id": interactions.items["item_id"].gather(interactions.item_rows[kept_E]),
+            "timestamp": [int(time) if time >= 0 else None for time in interactions.times_ms[kept_E]],
         }
     ).write_csv(arguments.export_training_events)
-    _say(f"{len(train.rows)} training events in {arguments.export_training_events}")
-
-
-def _training_times(interactions: datasets.Interactions, kept: list[int]) -> list[int | None]:
-    """Milliseconds of each user's first `kept` events."""
-    times: list[int | None] = []
-    start = 0
-    for length, whole in zip(kept, map(len, interactions.sequences()), strict=True):
-        times += [int(time) if time >= 0 else None for time in interactions.times_ms[start : start + length]]
-        start += whole
-    return times
+    _say(f"{int(kept_E.sum())} training events in {arguments.export_training_events}")
 
 
 def _say(text: str) -> None:
@@ -190,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("data", help="prepare a data set and print its statistics")
     command.add_argument("name", help="a built-in name, or a run file")
     command.add_argument("--export-training-events", metavar="CSV", help="for `python -m app import-events`")
-    command.add_argument("--protocol", choices=list(HELD), help="default: the run file's, or last-10")
+    command.add_argument("--protocol", choices=PROTOCOLS, help="default: the run file's, or last-10")
     command.set_defaults(command=_data)
     return parser
 

@@ -55,14 +55,18 @@ class RecencyEase:
         self._weights_NN, self._tau = weights_NN, tau
 
     def __call__(self, histories: HistoryBatch) -> Floats:
-        lengths = histories.lengths.numpy()
-        ages = np.repeat(histories.offsets.numpy()[1:], lengths) - 1 - np.arange(len(histories.rows))
-        weights = np.ones(len(ages)) if self._tau is None else np.exp(-ages / self._tau)
-        history_BN = scipy.sparse.csr_array(
-            (weights, histories.rows.numpy(), histories.offsets.numpy()), shape=(len(histories), len(self._weights_NN))
-        )
-        scores_BN: Floats = history_BN @ self._weights_NN
+        scores_BN: Floats = recency_matrix(histories, len(self._weights_NN), tau=self._tau) @ self._weights_NN
         return scores_BN
+
+
+def recency_matrix(histories: HistoryBatch, items: int, *, tau: float | None) -> scipy.sparse.csr_array:
+    """float64 [B, N]: exp(-(n - j) / tau) at the j-th of a history's n items (1 where tau is None)."""
+    lengths = histories.lengths.numpy()
+    ages = np.repeat(histories.offsets.numpy()[1:], lengths) - 1 - np.arange(len(histories.rows))
+    weights = np.ones(len(ages)) if tau is None else np.exp(-ages / tau)
+    return scipy.sparse.csr_array(
+        (weights, histories.rows.numpy(), histories.offsets.numpy()), shape=(len(histories), items)
+    )
 
 
 def cheap_rows(dataset: SequenceDataset, *, lam: float = 200.0, tau: float = 10.0) -> dict[str, Scorer]:

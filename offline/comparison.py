@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
+from model_store.manifest import Manifest
 from model_store.store import ModelStore
 from offline.baselines import CHEAP_ROWS, cheap_rows
 from offline.beyond_accuracy import list_figures
 from offline.bootstrap import Contrast, compare, user_intervals
-from offline.metrics import EventScores, Floats
+from offline.cold_rows import COLD_ROWS, cold_rows
+from offline.evaluation import drawn_items
+from offline.metrics import EventScores, Floats, weighted_mean
 from offline.processes import measuring_device
+from offline.protocol_figures import asks_cold, bucket_figures, cold_figures, depth_of
 from offline.run_config import RunRefused
-from offline.score_matrix import evaluate_scores
-from offline.sequences import Queries, Split
+from offline.score_matrix import Scorer, evaluate_scores
+from offline.sequences import Split
 from offline.shuffled import OrderDrop, Shuffle, order_drop
 from offline.version_scores import Row, Subset, queries_of, resolve, scores_of, split_of
 from offline.workspace import Workspace
@@ -31,6 +35,7 @@ class Figures:
     """One row of a table: mean over seeds of HR@10 and NDCG@10; interval over users of the latter's mean.
 
     lists: what the lists are like beside their accuracy, means over seeds (empty when not asked for).
+    by_protocol: what the protocol reports beside the headline (empty for most).
     """
 
     name: str
@@ -41,6 +46,7 @@ class Figures:
     hr10: float
     per_event_SE: Floats
     lists: dict[str, float]
+    by_protocol: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +84,11 @@ def side_by_side(
     data = split_of(next(iter(splits.values())))
     queries, seen_removed = queries_of(data, subset), data.dataset.exclude_seen and not keep_seen
     measured = {
-        row.name: _seeds(row, subset, seen_removed=seen_removed, store=store, workspace=workspace) for row in rows
+        row.name: _seeds(row, subset, data, seen_removed=seen_removed, store=store, workspace=workspace) for row in rows
     }
     if cheap:
-        for name, scorer in cheap_rows(data.dataset).items():
-            measured[name] = [evaluate_scores(scorer, queries, seen_removed=seen_removed)]
-    figures = [_figures(name, scores, data if lists else None, queries) for name, scores in measured.items()]
+        measured |= _cheap(data, subset, seen_removed=seen_removed)
+    figures = [_figures(name, row, data, lists=lists, subset=subset) for name, row in measured.items()]
     contrasts: list[Contrast] = []
     if base_row is not None:
         others = [row.name for row in figures if row.name != base_row.name]
@@ -92,8 +97,18 @@ def side_by_side(
             queries.users,
             contrasts=[(name, base_row.name) for name in others],
             paired={row.name: base_row.name for row in rows if _stands_beside(row, base_row)},
+            weights=queries.weights,
+            items=drawn_items(data.dataset, queries.targets),
         )
     return Table(data.dataset.name, data.dataset.protocol, subset, seen_removed, figures, contrasts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Measured:
+    """A seed each. among: of the cold items alone, where the events ask about them."""
+
+    full: list[EventScores]
+    among: list[EventScores]
 
 
 def _stands_beside(row: Row, base: Row) -> bool:
@@ -105,7 +120,7 @@ def _stands_beside(row: Row, base: Row) -> bool:
 
 
 def _check(names: list[str], base: str | None, *, cheap: bool) -> None:
-    named = [*names, *CHEAP_ROWS] if cheap else names
+    named = [*names, *CHEAP_ROWS, *COLD_ROWS] if cheap else names
     twice = sorted({name for name in named if named.count(name) > 1})
     if twice:
         raise RunRefused(f"named twice: {', '.join(twice)}")
@@ -114,20 +129,64 @@ def _check(names: list[str], base: str | None, *, cheap: bool) -> None:
 
 
 def _seeds(
-    row: Row, subset: Subset, *, seen_removed: bool, store: ModelStore, workspace: Workspace
-) -> list[EventScores]:
-    return [
-        scores_of(m, subset=subset, seen_removed=seen_removed, store=store, workspace=workspace) for m in row.versions
-    ]
+    row: Row, subset: Subset, data: Split, *, seen_removed: bool, store: ModelStore, workspace: Workspace
+) -> _Measured:
+    def measured(manifest: Manifest, *, among_cold: bool) -> EventScores:
+        return scores_of(
+            manifest,
+            subset=subset,
+            seen_removed=seen_removed,
+            among_cold=among_cold,
+            store=store,
+            workspace=workspace,
+        )
+
+    cold = row.versions if asks_cold(data, subset) else ()
+    return _Measured(
+        [measured(m, among_cold=False) for m in row.versions], [measured(m, among_cold=True) for m in cold]
+    )
 
 
-def _figures(name: str, seeds: list[EventScores], data: Split | None, queries: Queries) -> Figures:
+def _cheap(data: Split, subset: Subset, *, seen_removed: bool) -> dict[str, _Measured]:
+    queries, cold = queries_of(data, subset), asks_cold(data, subset)
+    scorers = cheap_rows(data.dataset) | (cold_rows(data.dataset) if cold else {})
+    k, cold_N = depth_of(data, subset), data.dataset.cold_items
+
+    def scored(scorer: Scorer, *, among_cold: bool) -> EventScores:
+        allowed_N = cold_N if among_cold else None
+        return evaluate_scores(scorer, queries, seen_removed=seen_removed, k=k, allowed_N=allowed_N)
+
+    return {
+        name: _Measured([scored(scorer, among_cold=False)], [scored(scorer, among_cold=True)] if cold else [])
+        for name, scorer in scorers.items()
+    }
+
+
+def _figures(name: str, measured: _Measured, data: Split, *, lists: bool, subset: Subset) -> Figures:
+    seeds, queries = measured.full, queries_of(data, subset)
     ndcg_SE = np.stack([scores.values(HEADLINE) for scores in seeds])
-    hr = float(np.mean([scores.values("hr@10").mean() for scores in seeds]))
-    low, high = user_intervals(ndcg_SE.mean(axis=0)[:, None], seeds[0].users)
-    of_lists = [] if data is None else [list_figures(scores, queries, dataset=data.dataset) for scores in seeds]
-    lists = {key: float(np.mean([figures[key] for figures in of_lists])) for key in (of_lists[0] if of_lists else {})}
-    return Figures(name, len(seeds), float(ndcg_SE.mean()), float(low[0]), float(high[0]), hr, ndcg_SE, lists)
+    hr_E = np.mean([scores.values("hr@10") for scores in seeds], axis=0)
+    items = drawn_items(data.dataset, queries.targets)
+    low, high = user_intervals(ndcg_SE.mean(axis=0)[:, None], queries.users, weights=queries.weights, items=items)
+    of_lists = [list_figures(scores, queries, dataset=data.dataset) for scores in seeds] if lists else []
+    by_protocol: dict[str, float] = {}
+    if measured.among:
+        by_protocol = cold_figures(seeds, measured.among)
+    elif data.dataset.protocol == "temporal" and subset == "test":
+        by_protocol = bucket_figures(seeds, data)
+    return Figures(
+        name,
+        seeds=len(seeds),
+        ndcg10=float(weighted_mean(ndcg_SE.mean(axis=0), queries.weights)),
+        low=float(low[0]),
+        high=float(high[0]),
+        hr10=float(weighted_mean(hr_E, queries.weights)),
+        per_event_SE=ndcg_SE,
+        lists={
+            key: float(np.mean([figures[key] for figures in of_lists])) for key in (of_lists[0] if of_lists else {})
+        },
+        by_protocol=by_protocol,
+    )
 
 
 def as_text(table: Table) -> str:
@@ -143,10 +202,14 @@ def as_text(table: Table) -> str:
             for r in table.rows
         ),
     ]
-    if table.rows[0].lists:
-        names = list(table.rows[0].lists)
-        lines += ["", f"| row | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
-        lines += [f"| {r.name} | {' | '.join(f'{r.lists[name]:.3f}' for name in names)} |" for r in table.rows]
+    for group in ([r.by_protocol for r in table.rows], [r.lists for r in table.rows]):
+        names = list(group[0])
+        if names:
+            lines += ["", f"| row | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+            lines += [
+                f"| {r.name} | {' | '.join(f'{figures[name]:.3f}' for name in names)} |"
+                for r, figures in zip(table.rows, group, strict=True)
+            ]
     if table.contrasts:
         lines += [
             "",

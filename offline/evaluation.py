@@ -6,15 +6,16 @@ import logging
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from model_store.bundle import Bundle
 from model_store.encoders.history import AllPositions
 from model_store.manifest import Metric
-from model_store.retrieval import Want
+from model_store.retrieval import Rows, Want
 from offline.bootstrap import user_intervals
-from offline.metrics import EventScores, metric_names
+from offline.metrics import EventScores, metric_names, weighted_mean
 from offline.position_reading import chunks, read_positions
 from offline.sequences import Queries, SequenceDataset
 
@@ -24,9 +25,20 @@ SEARCHED_TOGETHER = 256
 log = logging.getLogger(__name__)
 
 
-def evaluate(bundle: Bundle, queries: Queries, *, seen_removed: bool, k: int = 20) -> EventScores:
-    """The best k items of the whole catalogue for every query, as `bundle.retrieve` answers."""
-    return rank_vectors(bundle, queries, vectors_QD=query_vectors(bundle, queries), seen_removed=seen_removed, k=k)
+def evaluate(
+    bundle: Bundle,
+    queries: Queries,
+    *,
+    seen_removed: bool,
+    k: int = 20,
+    allowed_N: npt.NDArray[np.bool_] | None = None,
+) -> EventScores:
+    """The best k items of the whole catalogue for every query, as `bundle.retrieve` answers.
+
+    allowed_N: bool[N], the only items that may be found (`Want.allowed_rows`).
+    """
+    vectors_QD = query_vectors(bundle, queries)
+    return rank_vectors(bundle, queries, vectors_QD=vectors_QD, seen_removed=seen_removed, k=k, allowed_N=allowed_N)
 
 
 def query_vectors(bundle: Bundle, queries: Queries) -> Tensor:
@@ -49,30 +61,48 @@ def query_vectors(bundle: Bundle, queries: Queries) -> Tensor:
 
 
 def rank_vectors(
-    bundle: Bundle, queries: Queries, *, vectors_QD: Tensor, seen_removed: bool, k: int = 20
+    bundle: Bundle,
+    queries: Queries,
+    *,
+    vectors_QD: Tensor,
+    seen_removed: bool,
+    k: int = 20,
+    allowed_N: npt.NDArray[np.bool_] | None = None,
 ) -> EventScores:
     """Search and rank under each query's filters: the rest of `bundle.retrieve`."""
     top_rows = np.full((len(queries), k), -1, dtype=np.int32)
+    allowed_rows = None if allowed_N is None else np.flatnonzero(allowed_N).astype(np.int64)
     for start in range(0, len(queries), SEARCHED_TOGETHER):
         chunk = range(start, min(start + SEARCHED_TOGETHER, len(queries)))
-        wants = [_want(queries, q, seen_removed=seen_removed, k=k) for q in chunk]
+        wants = [
+            Want(
+                k=k,
+                excluded_rows=_seen_rows(queries, q) if seen_removed else np.empty(0, dtype=np.int64),
+                allowed_rows=allowed_rows,
+            )
+            for q in chunk
+        ]
         candidates = bundle.search(vectors_QD[chunk.start : chunk.stop], wants)
         for q, found in zip(chunk, bundle.rank(queries.histories.select(chunk), candidates), strict=True):
             top_rows[q, : len(found.rows)] = found.rows
-    return EventScores.of(queries.users, queries.targets, top_rows=top_rows, seen_removed=seen_removed)
+    return EventScores.of(
+        queries.users, queries.targets, top_rows=top_rows, seen_removed=seen_removed, weights=queries.weights
+    )
 
 
-def _want(queries: Queries, query: int, *, seen_removed: bool, k: int) -> Want:
-    if not seen_removed:
-        return Want(k=k)
-    return Want(k=k, excluded_rows=np.unique(queries.histories.history(query).numpy()).astype(np.int64))
+def _seen_rows(queries: Queries, query: int) -> Rows:
+    return np.unique(queries.seen_items.history(query).numpy()).astype(np.int64)
 
 
 def summarise(scores: EventScores, *, dataset: SequenceDataset, subset: Literal["validation", "test"]) -> list[Metric]:
-    """HR, NDCG and MRR, each event weighing the same, with the 95 % bootstrap interval over users."""
+    """HR, NDCG and MRR, events weighed as the protocol says, with the 95 % bootstrap interval over users (and over
+    items where the protocol draws them).
+    """
     names = metric_names(scores.depth)
     values_EM = np.stack([scores.values(name) for name in names], axis=1)
-    low_M, high_M = user_intervals(values_EM, scores.users)
+    low_M, high_M = user_intervals(
+        values_EM, scores.users, weights=scores.weights, items=drawn_items(dataset, scores.targets)
+    )
     return [
         Metric(
             dataset=dataset.name,
@@ -87,5 +117,10 @@ def summarise(scores: EventScores, *, dataset: SequenceDataset, subset: Literal[
             events=len(scores.users),
             users=len(np.unique(scores.users)),
         )
-        for name, value, low, high in zip(names, values_EM.mean(axis=0), low_M, high_M, strict=True)
+        for name, value, low, high in zip(names, weighted_mean(values_EM, scores.weights), low_M, high_M, strict=True)
     ]
+
+
+def drawn_items(dataset: SequenceDataset, targets_E: npt.NDArray[np.int32]) -> npt.NDArray[np.int32] | None:
+    """What an interval resamples beside users: the targets, where the protocol drew the items."""
+    return targets_E if dataset.cold_items.any() else None

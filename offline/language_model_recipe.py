@@ -89,7 +89,7 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
         choose: Callable[[Tensor, Validation], dict[str, object]] | None = None,
     ) -> TrainedModel:
         """Fit the one stage, choose on validation what `choose` chooses (given the item vectors), and export."""
-        validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)
+        validation = Validation.of(dataset)
         progress = fit(
             objective,
             self._windows(dataset, objective),

@@ -19,6 +19,7 @@ class EventScores:
     users: int32[Q], user rows. targets: int32[Q].
     top_rows: int32[Q, depth], best first, -1 where fewer items exist.
     ranks: int32[Q], 1-based; 0 when the target is not among the first `depth` (or was removed as seen).
+    weights: float64[Q], what each event weighs in a mean; None weighs all alike.
     """
 
     users: npt.NDArray[np.int32]
@@ -26,6 +27,7 @@ class EventScores:
     top_rows: npt.NDArray[np.int32]
     ranks: npt.NDArray[np.int32]
     seen_removed: bool
+    weights: Floats | None = None
 
     @classmethod
     def of(
@@ -35,10 +37,11 @@ class EventScores:
         *,
         top_rows: npt.NDArray[np.int32],
         seen_removed: bool,
+        weights: Floats | None = None,
     ) -> EventScores:
         hits = top_rows == targets[:, None]
         ranks = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0).astype(np.int32)
-        return cls(users, targets, top_rows, ranks, seen_removed)
+        return cls(users, targets, top_rows, ranks, seen_removed, weights)
 
     @property
     def depth(self) -> int:
@@ -51,6 +54,17 @@ class EventScores:
             raise ValueError(f"{metric!r} is no metric of lists of {self.depth}: {', '.join(GAINS)} @ 1..{self.depth}")
         inside = (self.ranks >= 1) & (self.ranks <= int(cut))
         return np.where(inside, GAINS[name](np.maximum(self.ranks, 1)), 0.0)
+
+    def mean(self, metric: str) -> float:
+        """The metric's (weighted) mean over events."""
+        return float(weighted_mean(self.values(metric), self.weights))
+
+
+def weighted_mean(values_EX: Floats, weights_E: Floats | None) -> Floats:
+    """Over the first axis. The same sum as without weights where there are none, to the last bit."""
+    if weights_E is None:
+        return np.asarray(values_EX.mean(axis=0))
+    return np.asarray(weights_E @ values_EX / weights_E.sum())
 
 
 # With one relevant item the ideal DCG is 1, so NDCG is its discount, 1 / log2(1 + rank).

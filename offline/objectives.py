@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -26,6 +29,21 @@ class Objective(nn.Module):
         return []
 
 
+class Denominator(nn.Module):
+    """The items that a softmax runs over: all but the cold ones. Without cold items logits pass as they are."""
+
+    cold_N: Tensor | None
+
+    def __init__(self, cold_N: npt.NDArray[np.bool_] | None) -> None:
+        """cold_N: `SequenceDataset.cold_items`."""
+        super().__init__()
+        hidden = cold_N is not None and bool(cold_N.any())
+        self.register_buffer("cold_N", torch.from_numpy(cold_N) if hidden else None, persistent=False)
+
+    def forward(self, logits_TN: Tensor) -> Tensor:
+        return logits_TN if self.cold_N is None else logits_TN.masked_fill(self.cold_N, float("-inf"))
+
+
 class SharedItems(Protocol):
     """A causal encoder whose input matrix is also its output matrix."""
 
@@ -39,12 +57,20 @@ class NextItem(Objective):
     """Full-softmax cross entropy at all positions: L targets for one forward pass, no sampled negatives.
 
     distillation: added to it, where there is a teacher.
+    cold_N: bool[N], items that are in no denominator (`SequenceDataset.cold_items`).
     """
 
-    def __init__(self, encoder: nn.Module, *, distillation: Distillation | None = None) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        distillation: Distillation | None = None,
+        cold_N: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.distillation = distillation
+        self.denominator = Denominator(cold_N)
 
     def forward(self, windows: HistoryBatch) -> Tensor:
         inputs, targets_T = inputs_and_targets(windows)
@@ -52,5 +78,5 @@ class NextItem(Objective):
         users_TD = encoder.forward_positions(inputs)
         logits_TN = users_TD @ encoder.item_vectors_ND.T
         targets_T = targets_T.to(logits_TN.device)
-        loss = cross_entropy(logits_TN, targets_T)
+        loss = cross_entropy(self.denominator(logits_TN), targets_T)
         return loss if self.distillation is None else loss + self.distillation(inputs, targets_T, logits_TN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -10,7 +12,7 @@ from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import AllPositionsLanguageModelEncoder, LanguageModelEncoder
 from offline.distillation import Distillation
 from offline.injected_items import ItemProjector
-from offline.objectives import Objective
+from offline.objectives import Denominator, Objective
 from offline.windows import input_and_target, inputs_and_targets
 
 
@@ -40,6 +42,7 @@ class ReadOutNextItem(Objective):
         branch learns what it does not already know.
     largest_scale: clamps the learnt 1 / temperature.
     distillation: added to the cross entropy, where there is a teacher.
+    cold_N: bool[N], items that are in no denominator (`SequenceDataset.cold_items`).
     """
 
     groups_N: Tensor | None
@@ -56,6 +59,7 @@ class ReadOutNextItem(Objective):
         branch_drop: float = 0.25,
         largest_scale: float | None = None,
         distillation: Distillation | None = None,
+        cold_N: npt.NDArray[np.bool_] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -66,6 +70,7 @@ class ReadOutNextItem(Objective):
         self.branch_drop = branch_drop
         self.largest_scale = largest_scale
         self.distillation = distillation
+        self.denominator = Denominator(cold_N)
         alone = groups_N is None or len(torch.unique(groups_N)) == len(groups_N)
         self.register_buffer("groups_N", None if alone else groups_N, persistent=False)
 
@@ -81,7 +86,7 @@ class ReadOutNextItem(Objective):
         self._clamp()
         vectors_ND = self.items(targets_T)
         logits_TN = self._users(inputs, vectors_ND) @ vectors_ND.T
-        loss = cross_entropy(self._without_twins(logits_TN, targets_T), targets_T)
+        loss = cross_entropy(self._without_twins(self.denominator(logits_TN), targets_T), targets_T)
         if self.distillation is None:
             return loss
         return loss + self.distillation(inputs, targets_T, logits_TN, single_target=self.single_target)

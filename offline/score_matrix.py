@@ -21,17 +21,28 @@ class Scorer(Protocol):
         """float64 [B, N]; the caller may write into it."""
 
 
-def evaluate_scores(scorer: Scorer, queries: Queries, *, seen_removed: bool, k: int = 20) -> EventScores:
-    """Full ranking by score, ties by item row (the lower wins)."""
+def evaluate_scores(
+    scorer: Scorer, queries: Queries, *, seen_removed: bool, k: int = 20, allowed_N: npt.NDArray[np.bool_] | None = None
+) -> EventScores:
+    """Full ranking by score, ties by item row (the lower wins). allowed_N: bool[N], the only items that are ranked."""
     tops = [np.empty((0, k), dtype=np.int32)]
     for start in range(0, len(queries), CHUNK):
-        histories = queries.histories.select(range(start, min(start + CHUNK, len(queries))))
-        scores_BN = scorer(histories)
+        chunk = range(start, min(start + CHUNK, len(queries)))
+        scores_BN = scorer(queries.histories.select(chunk))
         if seen_removed:
-            owners = np.repeat(np.arange(len(histories)), histories.lengths.numpy())
-            scores_BN[owners, histories.rows.numpy()] = -np.inf
+            seen = queries.seen_items.select(chunk)
+            owners = np.repeat(np.arange(len(seen)), seen.lengths.numpy())
+            scores_BN[owners, seen.rows.numpy()] = -np.inf
+        if allowed_N is not None:
+            scores_BN[:, ~allowed_N] = -np.inf
         tops.append(np.stack([top_rows(scores_N, k) for scores_N in scores_BN]))
-    return EventScores.of(queries.users, queries.targets, top_rows=np.concatenate(tops), seen_removed=seen_removed)
+    return EventScores.of(
+        queries.users,
+        queries.targets,
+        top_rows=np.concatenate(tops),
+        seen_removed=seen_removed,
+        weights=queries.weights,
+    )
 
 
 def top_rows(scores_N: Floats, k: int) -> npt.NDArray[np.int32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -41,7 +41,7 @@ def shuffle_histories(queries: Queries, what: Shuffle, *, seed: int) -> Queries:
         rows = queries.histories.history(query).numpy().copy()
         rng.shuffle(rows[: len(rows) - kept])
         shuffled.append(rows)
-    return Queries(histories_of(shuffled), queries.targets, queries.users)
+    return replace(queries, histories=histories_of(shuffled))
 
 
 def order_drop(
@@ -64,7 +64,7 @@ def order_drop(
         vectors_QD = _vectors(bundle, queries, shuffled)
         drawn.append(rank_vectors(bundle, queries, vectors_QD=vectors_QD, seen_removed=seen_removed).values(metric))
     scores = {"true": true[None, :], "shuffled": np.stack(drawn)}
-    (contrast,) = compare(scores, queries.users, contrasts=[("shuffled", "true")])
+    (contrast,) = compare(scores, queries.users, contrasts=[("shuffled", "true")], weights=queries.weights)
     return OrderDrop(
         what,
         metric,

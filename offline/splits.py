@@ -1,86 +1,56 @@
-"""What is fitted to, what choices are made on, and what is looked at once."""
+"""What is fitted to, what choices are made on, and what is looked at once: the protocols by name."""
 
 from __future__ import annotations
 
-import hashlib
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
-import polars as pl
-import torch
 
-from model_store.catalog import ItemCatalog
-from model_store.encoders.history import HistoryBatch
+from offline.cold_items import cold_training_events, split_cold
 from offline.datasets.interactions import Interactions
-from offline.datasets.refusal import DataRefused
-from offline.sequences import Queries, SequenceDataset, Split
+from offline.last_events import split_last, training_events
+from offline.sequences import Split
+from offline.temporal import split_by_time, temporal_training_events
+from offline.training_split import Mask
+from offline.training_split import catalog_of as catalog_of
+from offline.training_split import histories_of as histories_of
 
-Protocol = Literal["last-10", "leave-one-out"]
+Protocol = Literal["last-10", "leave-one-out", "temporal", "cold-items-0", "cold-items-1", "cold-items-2"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+# Events of a user that test holds; cold-items holds those of last-10 whose target is cold.
 HELD: dict[Protocol, int] = {"last-10": 10, "leave-one-out": 1}
+# The draw of each.
+COLD: dict[Protocol, int] = {"cold-items-0": 0, "cold-items-1": 1, "cold-items-2": 2}
 
 
 def split(interactions: Interactions, protocol: Protocol) -> Split:
-    """Per user: the last `held` events are test, the one before them validation, all before that training.
-
-    Every test event has the true history before it, validation and earlier test events included. Users with fewer
-    than held + 2 events (nothing would be left to train on) stay in training whole and give no queries; DataRefused
-    when all users are such.
-    """
-    held = HELD[protocol]
-    sequences = interactions.sequences()
-    eligible = np.array([len(sequence) >= held + 2 for sequence in sequences])
-    if not eligible.any():
-        longest = max(map(len, sequences), default=0)
-        raise DataRefused(
-            interactions.name,
-            f'no user has the {held + 2} events that protocol = "{protocol}" needs; the longest history has {longest}',
-            cure="choose another protocol, or lower `min_rating` or `k_core`",
-        )
-    train = [s[: len(s) - held - 1] if keep else s for s, keep in zip(sequences, eligible, strict=True)]
-    (users,) = np.nonzero(eligible)
-    fingerprint = hashlib.sha256(f"{interactions.fingerprint} {protocol}".encode()).hexdigest()
-    dataset = SequenceDataset(
-        name=interactions.name,
-        fingerprint=interactions.fingerprint,
-        split_fingerprint=fingerprint,
-        protocol=protocol,
-        catalog=catalog_of(interactions.items, train),
-        items=interactions.items,
-        train=histories_of(train),
-        validation=_queries(sequences, users, range(held + 1, held, -1)),
-        exclude_seen=interactions.exclude_seen,
-    )
-    return Split(dataset, test=_queries(sequences, users, range(held, 0, -1)))
+    """DataRefused when the data leave a part of it empty."""
+    if protocol == "temporal":
+        return split_by_time(interactions, protocol)
+    if protocol in COLD:
+        return split_cold(interactions, protocol, seed=COLD[protocol], held=HELD["last-10"])
+    return split_last(interactions, protocol, held=HELD[protocol])
 
 
-def histories_of(sequences: list[npt.NDArray[np.int32]]) -> HistoryBatch:
-    lengths = np.array([0, *(len(sequence) for sequence in sequences)], dtype=np.int64)
-    rows = np.concatenate(sequences) if sequences else np.empty(0, dtype=np.int32)
-    return HistoryBatch(torch.from_numpy(rows.astype(np.int32)), torch.from_numpy(lengths.cumsum()))
+def fitted_events(interactions: Interactions, protocol: Protocol) -> Mask:
+    """bool[E]: the events that `split` puts into training."""
+    if protocol == "temporal":
+        return temporal_training_events(interactions)
+    if protocol in COLD:
+        cold_N = split(interactions, protocol).dataset.cold_items
+        return cold_training_events(interactions, cold_N, held=HELD["last-10"])
+    return training_events(interactions, held=HELD[protocol])
 
 
-def _queries(sequences: list[npt.NDArray[np.int32]], users: npt.NDArray[np.intp], from_end: range) -> Queries:
-    """from_end: positions of the targets, 1 = the last event."""
-    places = [(sequences[user], len(sequences[user]) - back) for user in users for back in from_end]
-    return Queries(
-        histories=histories_of([sequence[:place] for sequence, place in places]),
-        targets=np.array([sequence[place] for sequence, place in places], dtype=np.int32),
-        users=np.repeat(users, len(from_end)).astype(np.int32),
-    )
-
-
-def catalog_of(items: pl.DataFrame, train: list[npt.NDArray[np.int32]]) -> ItemCatalog:
-    """Popularity counts training events; the title falls back to the id and carries the year where one is known."""
-    events = np.concatenate(train) if train else np.empty(0, dtype=np.int32)
-    title = pl.col("title").fill_null(pl.col("item_id"))
-    with_year = pl.format("{} ({})", title, pl.col("year"))
-    return ItemCatalog(
-        items.select(
-            "item_id",
-            pl.when(pl.col("year").is_not_null()).then(with_year).otherwise(title).alias("title"),
-            "text",
-            "categories",
-            pl.Series("popularity", np.bincount(events, minlength=len(items)), dtype=pl.Int64),
-        )
-    )
+def describe_split(data: Split) -> str:
+    """What a protocol makes of the data, in lines of `label  value` for a terminal."""
+    dataset = data.dataset
+    figures = {
+        "training": f"{len(dataset.train.rows):,} events of {int((dataset.train.lengths > 0).sum()):,} users",
+        "validation": f"{len(dataset.validation):,} events of {len(np.unique(dataset.validation.users)):,} users",
+        "test": f"{len(data.test):,} events of {len(np.unique(data.test.users)):,} users",
+    }
+    if dataset.cold_items.any():
+        figures["cold items"] = f"{int(dataset.cold_items.sum()):,}"
+    width = max(map(len, figures))
+    return "\n".join([dataset.protocol, *(f"  {label:<{width}}  {value}" for label, value in figures.items())])

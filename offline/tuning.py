@@ -102,7 +102,7 @@ def _trial(config: RunConfig, number: int, changes: dict[str, Any], store_folder
             return Trial(number, changes, 0.0, 0, round(time.perf_counter() - started, 1))
         figure, epochs = trained.log.get("best_mean_ndcg@10"), trained.log.get("epochs", 0)
         if figure is None:
-            validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)
+            validation = Validation.of(dataset)
             figure = validation.ndcg10(trained.parts.encoder, trained.parts.item_vectors_ND)
     assert isinstance(figure, float)
     assert isinstance(epochs, int)

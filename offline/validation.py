@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from model_store.encoders.history import HistoryBatch, QueryEncoder
-from offline.sequences import Queries
+from offline.sequences import Queries, SequenceDataset
 
 MOST_USERS = 2_000
 
 
 class Validation:
-    """At most 2,000 fixed validation queries (drawn once, by a constant seed), full ranking, ties by row."""
+    """At most 2,000 fixed validation queries (drawn once, by a constant seed), full ranking, ties by row.
 
-    def __init__(self, queries: Queries, *, exclude_seen: bool) -> None:
+    cold_N: bool[N], items that are not ranked (`SequenceDataset.cold_items`): nothing about them may be chosen on.
+    """
+
+    def __init__(self, queries: Queries, *, exclude_seen: bool, cold_N: npt.NDArray[np.bool_] | None = None) -> None:
         keep = torch.arange(len(queries))
         if len(queries) > MOST_USERS:
             keep = torch.randperm(len(queries), generator=torch.Generator().manual_seed(0))[:MOST_USERS].sort().values
         self.histories = queries.histories.select(keep.tolist())
+        self.seen = self.histories if queries.seen is None else queries.seen.select(keep.tolist())
         self.targets = torch.as_tensor(queries.targets)[keep].long()
+        self.weights = None if queries.weights is None else torch.as_tensor(queries.weights)[keep]
         self.exclude_seen = exclude_seen
+        self.cold_N = torch.as_tensor(cold_N) if cold_N is not None and cold_N.any() else None
+
+    @classmethod
+    def of(cls, dataset: SequenceDataset) -> Validation:
+        return cls(dataset.validation, exclude_seen=dataset.exclude_seen, cold_N=dataset.cold_items)
 
     @torch.inference_mode()
     def ndcg10(self, encoder: QueryEncoder, item_vectors_ND: Tensor, *, chunk: int = 256) -> float:
-        """Mean over the queries; item_vectors_ND is what the query vectors are matched with."""
+        """(Weighted) mean over the queries; item_vectors_ND is what the query vectors are matched with."""
         was_training = encoder.training
         encoder.eval()
         total = 0.0
@@ -35,15 +47,19 @@ class Validation:
             whole = self.histories.select(part.tolist())
             vectors_BD = encoder(whole.windowed(encoder.max_history, encoder.jump))
             scores_BN = (vectors_BD @ item_vectors_ND.T).float()
-            total += float(self._gains(scores_BN, whole, self.targets[part].to(scores_BN.device)).sum())
+            seen = self.seen.select(part.tolist())
+            gains_B = self._gains(scores_BN, seen, self.targets[part].to(scores_BN.device))
+            total += float(gains_B.sum() if self.weights is None else gains_B.cpu().double() @ self.weights[part])
         encoder.train(was_training)
-        return total / max(len(order), 1)
+        return total / max(len(order) if self.weights is None else float(self.weights.sum()), 1)
 
-    def _gains(self, scores_BN: Tensor, histories: HistoryBatch, targets_B: Tensor) -> Tensor:
+    def _gains(self, scores_BN: Tensor, seen: HistoryBatch, targets_B: Tensor) -> Tensor:
         target_B1 = scores_BN.gather(1, targets_B[:, None])
         if self.exclude_seen:
-            users = torch.repeat_interleave(torch.arange(len(histories)), histories.lengths)
-            scores_BN[users, histories.rows.long()] = float("-inf")
+            users = torch.repeat_interleave(torch.arange(len(seen)), seen.lengths)
+            scores_BN[users, seen.rows.long()] = float("-inf")
+        if self.cold_N is not None:
+            scores_BN[:, self.cold_N] = float("-inf")
         rows_N = torch.arange(scores_BN.shape[1], device=scores_BN.device)
         ahead_BN = (scores_BN > target_B1) | ((scores_BN == target_B1) & (rows_N < targets_B[:, None]))
         rank_B = 1 + ahead_BN.sum(1)

@@ -17,6 +17,7 @@ from offline.datasets import DataConfig
 from offline.evaluation import evaluate
 from offline.metrics import EventScores
 from offline.processes import measuring_device
+from offline.protocol_figures import depth_of
 from offline.run_config import RunRefused
 from offline.sequences import Queries, Split
 from offline.splits import Protocol, split
@@ -72,14 +73,31 @@ def queries_of(data: Split, subset: Subset) -> Queries:
 
 
 def scores_of(
-    manifest: Manifest, *, subset: Subset, seen_removed: bool, store: ModelStore, workspace: Workspace
+    manifest: Manifest,
+    *,
+    subset: Subset,
+    seen_removed: bool,
+    among_cold: bool = False,
+    store: ModelStore,
+    workspace: Workspace,
 ) -> EventScores:
-    """From the file that ships, by full ranking; kept in the workspace as ranks and lists, so a second look is free."""
-    file = workspace.scores_file(manifest.version, f"{subset}-{'unseen' if seen_removed else 'all'}")
-    queries = queries_of(split_of(manifest), subset)
+    """From the file that ships, by full ranking; kept in the workspace as ranks and lists, so a second look is free.
+
+    among_cold: only the cold items of the protocol are ranked.
+    """
+    kind = ("unseen" if seen_removed else "all") + ("-among-cold" if among_cold else "")
+    file = workspace.scores_file(manifest.version, f"{subset}-{kind}")
+    data = split_of(manifest)
+    queries = queries_of(data, subset)
     if file.exists():
         return _read(file, queries, seen_removed=seen_removed)
-    scores = evaluate(store.open(manifest.version, measuring_device()), queries, seen_removed=seen_removed)
+    scores = evaluate(
+        store.open(manifest.version, measuring_device()),
+        queries,
+        seen_removed=seen_removed,
+        k=depth_of(data, subset),
+        allowed_N=data.dataset.cold_items if among_cold else None,
+    )
     fresh = file.with_suffix(".new.npz")
     np.savez_compressed(fresh, top_rows=scores.top_rows)
     fresh.rename(file)
@@ -88,4 +106,10 @@ def scores_of(
 
 def _read(file: Path, queries: Queries, *, seen_removed: bool) -> EventScores:
     with np.load(file, allow_pickle=False) as saved:
-        return EventScores.of(queries.users, queries.targets, top_rows=saved["top_rows"], seen_removed=seen_removed)
+        return EventScores.of(
+            queries.users,
+            queries.targets,
+            top_rows=saved["top_rows"],
+            seen_removed=seen_removed,
+            weights=queries.weights,
+        )

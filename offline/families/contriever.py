@@ -52,7 +52,7 @@ class Recipe(LanguageModelRecipe):
         blocks, vectors = self._item_blocks(dataset, base), self._text_vectors(dataset)
         encoder = self._encoder(dataset, base, blocks)
         adapted = self.lm.with_adapters(encoder.lm)
-        objective = self._objective(encoder, base, vectors, blocks)
+        objective = self._objective(encoder, base, vectors, blocks=blocks, dataset=dataset)
         return self._trained(
             "contriever",
             objective,
@@ -85,7 +85,13 @@ class Recipe(LanguageModelRecipe):
         return encoder
 
     def _objective(
-        self, encoder: AllPositionsLanguageModelEncoder, base: Base, vectors: TextVectors, blocks: TokenBlocks
+        self,
+        encoder: AllPositionsLanguageModelEncoder,
+        base: Base,
+        vectors: TextVectors,
+        *,
+        blocks: TokenBlocks,
+        dataset: SequenceDataset,
     ) -> ReadOutNextItem:
         tower: FrozenTower | CachedTower = FrozenTower(vectors.unit_NH, self.dim)
         if self.item_training == "cached":
@@ -100,4 +106,5 @@ class Recipe(LanguageModelRecipe):
             groups_N=vectors.groups_N,
             dropout=self.dropout,
             largest_scale=100.0,
+            cold_N=dataset.cold_items,
         )

@@ -98,6 +98,7 @@ class Recipe(LanguageModelRecipe):
                 weight=self.distillation,
                 checkpoints=checkpoints,
             ),
+            cold_N=dataset.cold_items,
         )
         return self._trained(
             "e4srec",

@@ -74,8 +74,8 @@ class Recipe(offline.recipe.Recipe):
         distillation = taught_by(
             parents.get("teacher"), windows, dataset=dataset, weight=self.distillation, checkpoints=checkpoints
         )
-        objective = NextItem(encoder, distillation=distillation)
-        validation = Validation(dataset.validation, exclude_seen=dataset.exclude_seen)
+        objective = NextItem(encoder, distillation=distillation, cold_N=dataset.cold_items)
+        validation = Validation.of(dataset)
         progress = fit(
             objective,
             windows,

@@ -116,3 +116,32 @@ def test_a_real_difference_is_found() -> None:
     (contrast,) = compare(scores, users, contrasts=[("better", "base")], draws=2_000)
     assert contrast.claimed()
     assert contrast.difference > contrast.detectable
+
+
+def test_weights_make_the_mean_per_user() -> None:
+    """One user has a hundred events of 1, another one of 0: weighed per user they are a half."""
+    values, users = np.array([*[1.0] * 100, 0.0]), np.array([*[0] * 100, 1], dtype=np.int32)
+    weights = np.array([*[0.01] * 100, 1.0])
+    (contrast,) = compare(
+        {"f": values[None], "zero": np.zeros((1, 101))}, users, contrasts=[("f", "zero")], weights=weights
+    )
+    assert contrast.difference == pytest.approx(0.5)
+    low, high = user_intervals(values[:, None], users, weights=weights)
+    assert (low[0], high[0]) == (0.0, 1.0)
+
+
+def test_weights_of_one_change_nothing() -> None:
+    values, users = np.random.default_rng(0).random((60, 2)), np.arange(60, dtype=np.int32) // 3
+    plain, weighed = user_intervals(values, users), user_intervals(values, users, weights=np.ones(60))
+    np.testing.assert_array_equal(plain, weighed)
+
+
+def test_items_are_drawn_beside_users() -> None:
+    """20 users, 5 items, and all that varies is the item: the interval is that of 5 values."""
+    levels = np.random.default_rng(4).random(5)
+    users, items = (part.ravel().astype(np.int32) for part in np.meshgrid(np.arange(200), np.arange(5)))
+    values = levels[items][:, None]
+    by_user = user_intervals(values, users)
+    low, high = user_intervals(values, users, items=items)
+    np.testing.assert_allclose(by_user, levels.mean())
+    np.testing.assert_allclose(high - low, 2 * 1.96 * levels.std() / np.sqrt(5), rtol=0.12)

@@ -166,6 +166,35 @@ def test_a_killed_run_resumes_to_the_same_bundle(
         assert torch.equal(tensor, ours[name]), name
 
 
+@pytest.mark.parametrize("family", ["sasrec", "e4srec", "contriever"])
+def test_no_softmax_of_a_family_runs_over_a_cold_item(
+    family: str,
+    small_world: Interactions,
+    *,
+    tiny_base: Path,
+    tmp_path: Path,
+    open_bundle: OpenBundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = split(small_world, "cold-items-0")
+    recipe = families.recipe_class("sasrec").model_validate(VARIANTS["sasrec"][0])
+    parents = {"items_from": open_bundle(recipe.train(data.dataset, tmp_path / "parent", {}).parts)}
+    cold_N = torch.from_numpy(data.dataset.cold_items)
+    seen: list[torch.Tensor] = []
+
+    def spy(logits_TN: torch.Tensor, targets_T: torch.Tensor) -> torch.Tensor:
+        seen.append(logits_TN.detach())
+        return torch.nn.functional.cross_entropy(logits_TN, targets_T)
+
+    monkeypatch.setattr("offline.objectives.cross_entropy", spy)
+    monkeypatch.setattr("offline.read_out_objective.cross_entropy", spy)
+    _train(family, VARIANTS[family][0], data, tiny_base=tiny_base, folder=tmp_path / "run", parents=parents)
+    assert seen
+    for logits_TN in seen:
+        assert torch.isinf(logits_TN[:, cold_N]).all()
+        assert torch.isfinite(logits_TN[:, ~cold_N]).any(dim=1).all()
+
+
 def test_peft_reads_the_adapter_and_the_bundle_serves_it_merged(
     data: Split, *, tiny_base: Path, tmp_path: Path, parents: Mapping[str, Bundle]
 ) -> None:
