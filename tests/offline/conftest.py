@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,7 +20,7 @@ from offline.datasets.assembly import assemble
 from offline.datasets.config import TablesConfig
 from offline.workspace import Workspace
 
-OpenBundle = Callable[[BundleParts], Bundle]
+OpenBundle = Callable[..., Bundle]
 ROOT = Path(__file__).parents[2]
 
 
@@ -82,12 +83,12 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture
 def open_bundle(tmp_path: Path) -> OpenBundle:
-    """Parts -> the bundle as it is staged on disk and loaded again."""
+    """Parts, and what they were trained by -> the bundle as it is staged on disk and loaded again."""
 
-    def opened(parts: BundleParts) -> Bundle:
+    def opened(parts: BundleParts, recipe: Mapping[str, Any] | None = None) -> Bundle:
         provenance = Provenance(
             run="test",
-            recipe={},
+            recipe=dict(recipe or {}),
             seed=0,
             dataset="-",
             dataset_fingerprint="-",

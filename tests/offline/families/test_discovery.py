@@ -16,7 +16,6 @@ from model_store.bundle import Bundle
 from model_store.encoders.history import QueryEncoder
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.retrieval import Want
-from model_store.staging import BundleParts
 from offline import families
 from offline.datasets import Interactions
 from offline.evaluation import evaluate
@@ -25,7 +24,7 @@ from offline.sequences import Split
 from offline.splits import split
 from offline.validation import Validation
 
-OpenBundle = Callable[[BundleParts], Bundle]
+OpenBundle = Callable[..., Bundle]
 FIT = {"epochs": 2, "evaluate_every": 1, "batch": 16, "learning_rate": 3e-3}
 
 # Family -> variants that its contract must hold for.
@@ -48,22 +47,32 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"history_input": "tokens", "pooling": "mean"},
         {"history_input": "text_vector", "item_training": "cached", "refresh": 3},
     ],
+    "llamarec": [
+        {"window": 8, "folds": 2, "targets_per_user": 2, "lm": {"keep_layers": 3}},
+        {"window": 4, "windows": 2, "folds": 2, "targets_per_user": 1, "lm": {"keep_layers": 3}},
+        {"ranker": "pointwise", "vectors_from": "v", "window": 8},
+    ],
 }
+OF_LANGUAGE_MODELS = ("e4srec", "contriever", "llamarec")
 
 
 def _section(family: str, changes: dict[str, Any], tiny_base: Path) -> dict[str, Any]:
-    if family not in ("e4srec", "contriever"):
+    if family not in OF_LANGUAGE_MODELS:
         return changes
+    if family == "llamarec":
+        changes = {"retriever": "v"} | changes
+        if changes.get("ranker") == "pointwise":
+            return changes
     lm = {"base": str(tiny_base), "keep_layers": 2, "served_dtype": "float32", "rank": 4} | changes.get("lm", {})
     section = {"max_history": 16, "prompt": "a b", "fit": FIT} | changes | {"lm": lm}
-    return section | ({"items_from": "v"} if family == "e4srec" else {"dim": 8})
+    return section | {"e4srec": {"items_from": "v"}, "contriever": {"dim": 8}}.get(family, {})
 
 
 CASES = [(family, variant) for family, variants in VARIANTS.items() for variant in variants]
 
 
 def test_every_family_is_covered() -> None:
-    assert len(families.names()) == 4
+    assert len(families.names()) == 5
     assert sorted(VARIANTS) == families.names()
 
 
@@ -74,9 +83,20 @@ def data(small_world: Interactions) -> Split:
 
 @pytest.fixture
 def parents(data: Split, tmp_path: Path, open_bundle: OpenBundle) -> Mapping[str, Bundle]:
+    """A SASRec in each role that names one."""
     recipe = families.recipe_class("sasrec").model_validate(VARIANTS["sasrec"][0])
-    start = open_bundle(recipe.train(data.dataset, tmp_path / "parent", {}).parts)
-    return {"items_from": start, "teacher": start}
+    bundle = open_bundle(recipe.train(data.dataset, tmp_path / "parent", {}).parts, recipe.model_dump(mode="json"))
+    return {"items_from": bundle, "retriever": bundle, "teacher": bundle}
+
+
+@pytest.fixture
+def with_vectors(
+    data: Split, *, tiny_base: Path, tmp_path: Path, open_bundle: OpenBundle, parents: Mapping[str, Bundle]
+) -> Mapping[str, Bundle]:
+    """And a language model's vectors."""
+    section = VARIANTS["contriever"][0] | {"fit": FIT | {"epochs": 1}}
+    trained = _train("contriever", section, data, tiny_base=tiny_base, folder=tmp_path / "vectors", parents={})
+    return {**parents, "vectors_from": open_bundle(trained.parts)}
 
 
 def _train(
@@ -94,15 +114,16 @@ def test_trained_exported_loaded_searched(
     *,
     tiny_base: Path,
     tmp_path: Path,
-    parents: Mapping[str, Bundle],
+    request: pytest.FixtureRequest,
     open_bundle: OpenBundle,
 ) -> None:
+    parents = request.getfixturevalue("with_vectors" if "vectors_from" in variant else "parents")
     trained = _train(family, variant, data, tiny_base=tiny_base, folder=tmp_path / "run", parents=parents)
     parts = trained.parts
     bundle = open_bundle(parts)
     assert bundle.manifest.family == family
     histories = data.test.histories.select(range(20))
-    found = bundle.retrieve(histories, [Want(k=10)] * 20)
+    found = bundle.retrieve(histories, [Want(k=10, rerank=False)] * 20)
     with torch.inference_mode():
         cut = histories.windowed(parts.encoder.max_history, parts.encoder.jump)
         scores_BN = (parts.encoder(cut).double() @ parts.item_vectors_ND.double().T).numpy()
@@ -113,7 +134,7 @@ def test_trained_exported_loaded_searched(
     assert evaluate(bundle, data.test, seen_removed=True).values("hr@10").mean() > 0
 
 
-@pytest.mark.parametrize("family", ["sasrec", "e4srec", "contriever"])
+@pytest.mark.parametrize("family", ["sasrec", "e4srec", "contriever", "llamarec"])
 def test_the_same_seed_gives_the_same_loss(
     family: str, data: Split, *, tiny_base: Path, tmp_path: Path, parents: Mapping[str, Bundle]
 ) -> None:

@@ -1,0 +1,216 @@
+"""LlamaRec: a sequence encoder retrieves, a language model reorders what it found.
+
+Yue et al., 2023, "LlamaRec: Two-Stage Recommendation using Large Language Models for Ranking"; theirs learns from
+random negatives and is tested on the retriever's candidates. Ours mines candidates by retrievers that have not seen
+the user, and weighs the ranker against the retriever: the weight is chosen on validation, where it never loses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from pydantic import PositiveInt, model_validator
+from torch import nn
+
+from model_store.base_models import BaseModel as Base
+from model_store.bundle import Bundle
+from model_store.encoders.history import HistoryBatch
+from model_store.encoders.language_model import LanguageModelEncoder
+from model_store.encoders.sequence import SequenceEncoder
+from model_store.ranker import InterpolatedRanker
+from model_store.rankers.pointwise import PointwiseConfig, PointwiseRanker
+from model_store.rankers.verbalizer import VerbalizerRanker
+from model_store.staging import BundleParts
+from model_store.token_blocks import tokenize_blocks
+from offline.fold_retrievers import fold_retrievers, retriever_recipe
+from offline.golden_histories import golden_histories
+from offline.language_model_recipe import LanguageModelRecipe
+from offline.language_models import save_adapter
+from offline.mined_candidates import MinedTarget, draw_prompts, mine
+from offline.recipe import TrainedModel
+from offline.reranking import RerankingProblem, best_ndcg10, choose_weight
+from offline.sequences import SequenceDataset
+from offline.training import FitPlan, fit
+from offline.verbalizer_objective import VerbalizerObjective
+from offline.verbalizer_training import layers_of, served_verbalizer, untrained_verbalizer, verbalizer_controls
+
+MINED = 100
+OF_THE_VERBALIZER = frozenset(
+    {"item_text", "max_text_tokens", "prompt", "candidates_prompt", "answer_prompt", "max_history", "dropout", "lm"}
+    | {"fit", "windows", "folds", "targets_per_user", "prompts", "validation_prompts", "healing"}
+)
+
+
+class Recipe(LanguageModelRecipe):
+    """retriever: the SASRec version whose encoder and index the bundle answers with.
+
+    ranker: `verbalizer` reads history and `window` candidates in one prompt; `pointwise` takes the inner products of
+    another version, `vectors_from` (a language-model family), which is not trained again. window: candidates that are
+    reordered. windows: so many prompts per request, each with its own `window` candidates.
+    folds, targets_per_user: of the mining; prompts: at most so many of the mined targets are learnt from.
+    validation_prompts: so many queries judge each epoch; the weight is chosen on all.
+    healing: a stage that gives a truncated base its head back; there is none yet.
+    """
+
+    retriever: str
+    ranker: Literal["verbalizer", "pointwise"] = "verbalizer"
+    vectors_from: str | None = None
+    window: PositiveInt = 20
+    windows: PositiveInt = 1
+    item_text: str = "{title}"
+    max_text_tokens: PositiveInt = 12
+    prompt: str = "Chosen, oldest first:\n"
+    candidates_prompt: str = "Candidates:\n"
+    answer_prompt: str = "Chosen next:"
+    max_history: PositiveInt = 20
+    folds: PositiveInt = 5
+    targets_per_user: PositiveInt = 4
+    prompts: PositiveInt | None = None
+    validation_prompts: PositiveInt = 500
+    healing: FitPlan | None = None
+    fit: FitPlan = FitPlan(
+        learning_rate=5e-4, warmup_steps=20, epochs=3, batch=16, decay=True, evaluate_every=1, average=1, clip=1.0
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.ranker == "pointwise":
+            if self.vectors_from is None:
+                raise ValueError('ranker = "pointwise" scores with another version\'s vectors: set vectors_from')
+            fields = type(self).model_fields
+            if unused := sorted(name for name in OF_THE_VERBALIZER if getattr(self, name) != fields[name].default):
+                raise ValueError(f'ranker = "pointwise" trains nothing and reads no text: remove {", ".join(unused)}')
+        elif self.vectors_from is not None:
+            raise ValueError('ranker = "verbalizer" reads text and no vectors: remove vectors_from')
+        if self.window < 2:
+            raise ValueError("window = 1 leaves nothing to reorder: set window = 2 or more")
+        if self.healing is not None:
+            raise ValueError("healing: there is no such stage yet; remove it, and set lm.keep_layers to all layers")
+        if self.folds < 2:
+            raise ValueError("folds = 1 would leave nobody to fit a retriever to: set folds = 2 or more")
+        return self
+
+    def parent_references(self) -> dict[str, str]:
+        named = {"retriever": self.retriever}
+        return named if self.vectors_from is None else named | {"vectors_from": self.vectors_from}
+
+    def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
+        retriever = parents["retriever"]
+        if not isinstance(retriever.encoder, SequenceEncoder):
+            raise ValueError(
+                f"retriever: {retriever.version} ({retriever.manifest.family}) is no sequence encoder: name a SASRec"
+            )
+        problem = RerankingProblem.of(
+            dataset.validation, retriever, exclude_seen=dataset.exclude_seen, depth=self.window * self.windows
+        )
+        if self.ranker == "pointwise":
+            ranker = self._pointwise(parents["vectors_from"])
+            log = choose_weight(problem, ranker)
+            return TrainedModel(_parts(dataset, retriever, ranker=ranker), log=log)
+        return self._verbalizer(dataset, checkpoints, retriever=retriever, problem=problem)
+
+    def _verbalizer(
+        self, dataset: SequenceDataset, checkpoints: Path, *, retriever: Bundle, problem: RerankingProblem
+    ) -> TrainedModel:
+        self._has_a_head()
+        mined = self._mined(dataset, retriever, checkpoints)
+        torch.manual_seed(self.seed)
+        base = self.lm.open()
+        ranker = self._untrained(dataset, base)
+        adapted = self.lm.with_adapters(ranker.lm)
+        objective = VerbalizerObjective(ranker, dropout=self.dropout)
+        judged = problem.sample(self.validation_prompts)
+        progress = fit(
+            objective,
+            lambda epoch: self._prompts(dataset, mined, epoch),
+            plan=self.fit,
+            validate=lambda: best_ndcg10(judged, ranker),
+            checkpoints=checkpoints,
+            seed=self.seed,
+        )
+        objective.cpu()
+        served = served_verbalizer(ranker, self.lm, adapted)
+        log = progress.figures() | {"mined": len(mined)} | choose_weight(problem, served)
+        return TrainedModel(
+            replace(
+                _parts(dataset, retriever, ranker=served),
+                ranker_controls=verbalizer_controls(served, self.lm),
+                ranker_adapter=save_adapter(adapted, checkpoints / "adapter"),
+                tokenizer=base.tokenizer_file,
+                base=base.identity,
+            ),
+            log=log,
+        )
+
+    def _untrained(self, dataset: SequenceDataset, base: Base) -> VerbalizerRanker:
+        prefix, middle, suffix = (
+            tokenize_blocks(base.tokenizer_file, [text])
+            for text in (self.prompt, self.candidates_prompt, self.answer_prompt)
+        )
+        return untrained_verbalizer(
+            base,
+            self._item_blocks(dataset, base),
+            prompt=(prefix, middle, suffix),
+            window=self.window,
+            windows=self.windows,
+            max_history=self.max_history,
+            dtype=self.lm.dtype,
+        )
+
+    def _has_a_head(self) -> None:
+        """The answer is read off the head, and a head fits the last layer of the whole base only."""
+        layers = layers_of(self.lm.base)
+        if self.lm.keep_layers != layers:
+            raise ValueError(
+                f"lm.keep_layers = {self.lm.keep_layers} of {layers} leaves the verbalizer no usable head, and there is "
+                f"no healing stage: set lm.keep_layers = {layers}"
+            )
+
+    def _mined(self, dataset: SequenceDataset, retriever: Bundle, checkpoints: Path) -> list[MinedTarget]:
+        recipe = retriever_recipe(retriever)
+        folds = fold_retrievers(dataset, recipe, folds=self.folds, seed=self.seed, checkpoints=checkpoints)
+        mined = mine(dataset, folds, per_user=self.targets_per_user, depth=MINED, seed=self.seed)
+        if self.prompts is None or self.prompts >= len(mined):
+            return mined
+        drawn = torch.randperm(len(mined), generator=torch.Generator().manual_seed(self.seed))[: self.prompts]
+        return [mined[place] for place in drawn.sort().values.tolist()]
+
+    def _prompts(self, dataset: SequenceDataset, mined: list[MinedTarget], epoch: int) -> HistoryBatch:
+        return draw_prompts(
+            mined,
+            trained_N=torch.from_numpy(dataset.trained_items),
+            window=self.window,
+            max_history=self.max_history,
+            seed=self.seed,
+            epoch=epoch,
+        )
+
+    def _pointwise(self, source: Bundle) -> PointwiseRanker:
+        if not isinstance(source.encoder, LanguageModelEncoder):
+            raise ValueError(f"vectors_from: {source.version} ({source.manifest.family}) reads with no language model")
+        config = PointwiseConfig(weight=1.0, window=self.window, encoder=source.encoder.config)
+        ranker = config.build()
+        ranker.encoder.load_state_dict(source.encoder.state_dict())
+        ranker.item_vectors_ND.copy_(torch.from_numpy(source.index.vectors_ND))
+        return ranker.eval().requires_grad_(False)
+
+
+def _parts(dataset: SequenceDataset, retriever: Bundle, *, ranker: InterpolatedRanker) -> BundleParts:
+    """The retriever as it is, and the ranker behind it."""
+    assert isinstance(retriever.encoder, SequenceEncoder)
+    without_items = deepcopy(retriever.encoder)
+    nn.init.zeros_(without_items.items.weight)
+    return BundleParts(
+        family="llamarec",
+        catalog=dataset.catalog,
+        encoder=retriever.encoder,
+        item_vectors_ND=torch.from_numpy(retriever.index.vectors_ND).clone(),
+        golden_histories=golden_histories(dataset.train),
+        controls={"item table": without_items},
+        ranker=ranker,
+    )

@@ -1,0 +1,126 @@
+"""A verbalizer before its training and after: its prompt and identifiers, and the form in which it is served."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedModel
+
+from model_store.base_files import base_folder
+from model_store.base_models import BaseModel as Base
+from model_store.encoder_files import multiplies_bfloat16
+from model_store.encoders.history import HistoryBatch
+from model_store.encoders.token_row import TokenBlocks
+from model_store.rankers.verbalizer import VerbalizerConfig, VerbalizerRanker
+from model_store.staging import RankerControl
+from model_store.token_blocks import compact_vocabulary
+from offline.language_models import LanguageModel
+
+
+def layers_of(base: str) -> int:
+    """How many layers the whole base has; BaseModelRefused when there is no such base."""
+    return int(AutoConfig.from_pretrained(base_folder(base), trust_remote_code=False).num_hidden_layers)
+
+
+def identifier_tokens(base: Base, *, used: Tensor, count: int) -> tuple[int, ...]:
+    """Single tokens that no prompt uses otherwise: the base's own special ones first, then rows that are new.
+
+    used: token ids of every item block and of the prompt's fixed parts. Tokens with a meaning of their own (those that
+    begin, end or pad a text) are left out.
+    """
+    added = json.loads(base.tokenizer_file.read_bytes()).get("added_tokens") or []
+    meant = [base.config.get(f"{name}_token_id") for name in ("bos", "eos", "pad")]
+    taken = {*used.tolist(), *(i for ids in meant for i in (ids if isinstance(ids, list) else [ids]))}
+    free = [int(token["id"]) for token in added if token["special"] and token["id"] not in taken]
+    first_new = len(next(base.embedding.parameters()))
+    return tuple([*free, *range(first_new, first_new + count)][:count])
+
+
+def untrained_verbalizer(
+    base: Base,
+    blocks: TokenBlocks,
+    *,
+    prompt: tuple[TokenBlocks, TokenBlocks, TokenBlocks],
+    window: int,
+    windows: int,
+    max_history: int,
+    dtype: str,
+) -> VerbalizerRanker:
+    """Takes over `base.lm`. prompt: prefix, middle and suffix. Weight 1 until it is chosen.
+
+    An identifier's vectors start as the base's row for it, as input and, its head being tied, as output; a new row as
+    a random one of the same size. Both learn: the base has never seen those tokens.
+    """
+    frame = [part.tokens.long() for part in prompt]
+    items = compact_vocabulary(blocks)
+    identifiers = identifier_tokens(base, used=torch.cat((items.kept, *frame)), count=window)
+    config = VerbalizerConfig(
+        weight=1.0,
+        window=window,
+        windows=windows,
+        lm=base.config,
+        items=len(blocks.offsets) - 1,
+        max_history=max_history,
+        vocabulary=len(items.kept),
+        item_tokens=len(blocks.tokens),
+        prefix=tuple(frame[0].tolist()),
+        middle=tuple(frame[1].tolist()),
+        suffix=tuple(frame[2].tolist()),
+        identifiers=identifiers,
+        dtype="bfloat16" if dtype == "bfloat16" else "float32",
+    )
+    ranker = config.build(base.lm)
+    with torch.no_grad():
+        ranker.frame_inputs.copy_(base.embedding(torch.cat(frame)))
+        ranker.token_inputs.copy_(base.embedding(items.kept))
+        ranker.item_tokens.tokens.copy_(items.blocks.tokens)
+        ranker.item_tokens.offsets.copy_(items.blocks.offsets)
+        known = torch.tensor([token for token in identifiers if token < len(next(base.embedding.parameters()))])
+        new_WH = torch.randn(window - len(known), base.hidden) * base.input_std
+        rows_WH = torch.cat((base.embedding(known.long()).float(), new_WH))
+        ranker.identifier_inputs.copy_(rows_WH)
+        ranker.identifier_outputs.copy_(rows_WH)
+    return ranker
+
+
+def served_verbalizer(ranker: VerbalizerRanker, settings: LanguageModel, adapted: PeftModel) -> VerbalizerRanker:
+    """The adapters merged in float32 and cast once."""
+    return _with_decoder(ranker, settings.merged(adapted))
+
+
+def verbalizer_controls(served: VerbalizerRanker, settings: LanguageModel) -> Mapping[str, RankerControl]:
+    """Its opinions without one of its parts: the golden rankings must notice each."""
+
+    def without_adapter(histories: HistoryBatch, item_rows_BK: Tensor) -> Tensor:
+        bare = _with_decoder(served, settings.open(dtype=served.lm.dtype).lm)
+        return _opinions(bare, histories, item_rows_BK)
+
+    def without_item_text(histories: HistoryBatch, item_rows_BK: Tensor) -> Tensor:
+        stripped = deepcopy(served)
+        stripped.token_inputs.zero_()
+        return _opinions(stripped, histories, item_rows_BK)
+
+    return {"ranker's adapter": without_adapter, "ranker's item text": without_item_text}
+
+
+def _with_decoder(ranker: VerbalizerRanker, lm: PreTrainedModel) -> VerbalizerRanker:
+    config = ranker.config.model_copy(update={"dtype": str(lm.dtype).removeprefix("torch.")})
+    made = config.build(lm)
+    ours = {name: tensor for name, tensor in ranker.state_dict().items() if not name.startswith("lm.")}
+    missing, unexpected = made.load_state_dict(ours, strict=False)
+    assert not unexpected
+    assert all(name.startswith("lm.") for name in missing)
+    return made.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def _opinions(ranker: VerbalizerRanker, histories: HistoryBatch, item_rows_BK: Tensor) -> Tensor:
+    """In what the golden rankings are recorded in: see `language_model_export`."""
+    if not multiplies_bfloat16(ranker.frame_inputs.device):
+        ranker.compute_in(torch.float32)
+    return ranker.opinions(histories, item_rows_BK)
