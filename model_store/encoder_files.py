@@ -65,9 +65,23 @@ def read_encoder(folder: Path, *, device: str = "cpu") -> QueryEncoder:
     if (folder / ITEM_TOKENS).exists():
         state |= {TOKEN_TABLE[short]: tensor for short, tensor in read_tensors(folder / ITEM_TOKENS).items()}
     fill(encoder, state, weights_name=WEIGHTS, config_name=CONFIG, device=device)
-    if isinstance(encoder, LanguageModelEncoder) and not multiplies_bfloat16(torch.device(device)):
-        encoder.compute_in(torch.float32)
+    suit(encoder, device)
     return encoder
+
+
+def suit(encoder: QueryEncoder, device: str) -> None:
+    """Language models, also nested ones, compute in what is fast there; their configs keep saying what is stored."""
+    if not multiplies_bfloat16(torch.device(device)):
+        for module in encoder.modules():
+            if isinstance(module, LanguageModelEncoder):
+                module.compute_in(torch.float32)
+
+
+def as_stored(encoder: QueryEncoder) -> None:
+    """Undoes `suit`, without loss: for an encoder that was read and is to be written again, whole or as a part."""
+    for module in encoder.modules():
+        if isinstance(module, LanguageModelEncoder):
+            module.compute_in(getattr(torch, module.config.dtype))
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

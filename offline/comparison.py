@@ -112,9 +112,10 @@ class _Measured:
 
 
 def _stands_beside(row: Row, base: Row) -> bool:
-    """Whether each seed of `row` adds to the answer of the same seed of `base` (residual)."""
+    """Whether each seed of `row` adds to the answer of the same seed of `base` (residual, fusion)."""
     return len(row.versions) == len(base.versions) and all(
-        ours.provenance.recipe.get("residual") and theirs.version in ours.provenance.parents.values()
+        (ours.provenance.recipe.get("residual") or ours.provenance.recipe.get("parts"))
+        and theirs.version in ours.provenance.parents.values()
         for ours, theirs in zip(row.versions, base.versions, strict=True)
     )
 

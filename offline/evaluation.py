@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from model_store.bundle import Bundle
-from model_store.encoders.history import AllPositions
+from model_store.encoders.fused import FusedEncoder, cut_for
+from model_store.encoders.history import AllPositions, QueryEncoder
 from model_store.manifest import Metric
 from model_store.retrieval import Rows, Want
 from offline.bootstrap import user_intervals
@@ -46,17 +48,28 @@ def query_vectors(bundle: Bundle, queries: Queries) -> Tensor:
 
     Encoders that read all positions read a user's queries in one pass; the vectors are the same.
     """
-    encoder = bundle.encoder
+    return encoded(bundle.encoder, queries, name=bundle.version)
+
+
+@torch.inference_mode()
+def encoded(encoder: QueryEncoder, queries: Queries, *, name: str) -> Tensor:
+    """float32 [Q, D] on the CPU; ValueError for an empty history."""
+    if len(queries) and int(queries.histories.lengths.min()) == 0:
+        raise ValueError("an empty history has no query vector")
+    if isinstance(encoder, FusedEncoder):
+        # Each part the fastest way that it has; they read what the whole would hand them.
+        cut = replace(queries, histories=cut_for(encoder, queries.histories))
+        return encoder.joined([encoded(part, cut, name=name) for part in encoder.encoders])
     if isinstance(encoder, AllPositions):
         try:
             return read_positions(encoder, queries, budget=BUDGET)
         except ValueError as error:
             # A residual with a shorter window refuses; queries that are wrong in themselves fail below as well.
-            log.info("%s: every query is read by itself (%s)", bundle.version, error)
-    costs = encoder.token_counts(queries.histories.windowed(encoder.max_history, encoder.jump))
+            log.info("%s: every query is read by itself (%s)", name, error)
+    cut_QT = cut_for(encoder, queries.histories)
     vectors_QD = torch.empty(len(queries), encoder.dim)
-    for chunk in chunks(costs, BUDGET):
-        vectors_QD[chunk] = bundle.encode(queries.histories.select(chunk)).vectors_BD
+    for chunk in chunks(encoder.token_counts(cut_QT), BUDGET):
+        vectors_QD[chunk] = encoder(cut_QT.select(chunk)).float().cpu()
     return vectors_QD
 
 

@@ -105,15 +105,35 @@ def open_parents(recipe: Recipe, *, store: ModelStore, split_fingerprint: str) -
 
 
 def find_version(reference: str, *, store: ModelStore, split_fingerprint: str, seed: int) -> str:
+    """`run:NAME`: the newest version of that run on this split, of this seed where there is one. `run:NAME@2`: of its
+    seed 2. `run:NAME@+1`: of the seed that comes after this one among its seeds, the first after the last.
+    """
     if not reference.startswith("run:"):
         return reference
-    name = reference.removeprefix("run:")
-    made = [
-        manifest
-        for manifest in store.list()
-        if manifest.provenance.run == name and manifest.provenance.split_fingerprint == split_fingerprint
-    ]
-    if not made:
+    name, _, asked = reference.removeprefix("run:").partition("@")
+    newest: dict[int, str] = {}
+    for manifest in store.list():
+        provenance = manifest.provenance
+        if provenance.run == name and provenance.split_fingerprint == split_fingerprint:
+            newest[provenance.seed] = manifest.version
+    if not newest:
         raise RunRefused(f"{reference}: that run has published nothing on this split; run it first")
-    same_seed = [manifest for manifest in made if manifest.provenance.seed == seed]
-    return max((same_seed or made), key=lambda manifest: manifest.version).version
+    if not asked:
+        return newest.get(seed) or max(newest.values())
+    wanted = _next_seed(seed, sorted(newest), reference) if asked == "+1" else _whole(asked, reference)
+    if wanted not in newest:
+        raise RunRefused(f"{reference}: that run has no version of seed {wanted} on this split; run it first")
+    return newest[wanted]
+
+
+def _next_seed(seed: int, seeds: list[int], reference: str) -> int:
+    others = [other for other in seeds if other != seed]
+    if not others:
+        raise RunRefused(f"{reference}: that run has no other seed than {seed} on this split; run it with more seeds")
+    return min((other for other in others if other > seed), default=others[0])
+
+
+def _whole(text: str, reference: str) -> int:
+    if not text.isdecimal():
+        raise RunRefused(f"{reference}: what follows @ is a seed or +1, not {text!r}")
+    return int(text)

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from model_store.bundle import Bundle
-from model_store.encoders.history import HistoryBatch
+from model_store.encoders.appended import AppendedEncoder
+from model_store.encoders.fused import FusedEncoder, cut_for
+from model_store.encoders.history import HistoryBatch, QueryEncoder
 from model_store.encoders.language_model import LanguageModelEncoder
 from offline.bootstrap import compare
-from offline.evaluation import evaluate, query_vectors, rank_vectors
+from offline.evaluation import encoded, evaluate, rank_vectors
 from offline.sequences import Queries
 from offline.splits import histories_of
 
@@ -55,7 +57,7 @@ def order_drop(
 ) -> OrderDrop:
     """`shuffles` evaluations of shuffled histories against one of the true ones.
 
-    Of a residual only the language model reads them shuffled: what its SASRec loses says nothing about it.
+    Of a residual or a fusion only the language model reads them shuffled: what its SASRec loses says nothing about it.
     """
     true = evaluate(bundle, queries, seen_removed=seen_removed).values(metric)
     drawn = []
@@ -76,8 +78,20 @@ def order_drop(
 
 
 def _vectors(bundle: Bundle, queries: Queries, shuffled: Queries) -> Tensor:
-    """float32 [Q, D]."""
-    vectors_QD, encoder = query_vectors(bundle, shuffled), bundle.encoder
+    """float32 [Q, D]: what a language model reads is shuffled, or everything where there is none."""
+    has_lm = any(isinstance(module, LanguageModelEncoder) for module in bundle.encoder.modules())
+    return _mixed(bundle.encoder, queries, shuffled, only_lm=has_lm)
+
+
+def _mixed(encoder: QueryEncoder, queries: Queries, shuffled: Queries, *, only_lm: bool) -> Tensor:
+    if isinstance(encoder, FusedEncoder):
+        cut, shuffled_cut = (replace(q, histories=cut_for(encoder, q.histories)) for q in (queries, shuffled))
+        return encoder.joined([_mixed(part, cut, shuffled_cut, only_lm=only_lm) for part in encoder.encoders])
+    if isinstance(encoder, AppendedEncoder):
+        return encoder.appended(_mixed(encoder.inner, queries, shuffled, only_lm=only_lm))
+    if only_lm and not isinstance(encoder, LanguageModelEncoder):
+        return encoded(encoder, queries, name="true histories")
+    vectors_QD = encoded(encoder, shuffled, name="shuffled histories")
     if isinstance(encoder, LanguageModelEncoder) and encoder.config.residual is not None:
         true_QD, wrong_QD = (_of_sequence(encoder, each.histories) for each in (queries, shuffled))
         vectors_QD = vectors_QD - wrong_QD + true_QD

@@ -26,6 +26,7 @@ class Validation:
         self.histories = queries.histories.select(keep.tolist())
         self.seen = self.histories if queries.seen is None else queries.seen.select(keep.tolist())
         self.targets = torch.as_tensor(queries.targets)[keep].long()
+        self.queries = Queries(self.histories, queries.targets[keep.numpy()], queries.users[keep.numpy()])
         self.weights = None if queries.weights is None else torch.as_tensor(queries.weights)[keep]
         self.exclude_seen = exclude_seen
         self.cold_N = torch.as_tensor(cold_N) if cold_N is not None and cold_N.any() else None
@@ -52,6 +53,12 @@ class Validation:
             total += float(gains_B.sum() if self.weights is None else gains_B.cpu().double() @ self.weights[part])
         encoder.train(was_training)
         return total / max(len(order) if self.weights is None else float(self.weights.sum()), 1)
+
+    def ndcg10_of_scores(self, scores_QN: Tensor) -> float:
+        """The same figure of scores float32 [Q, N], a row for each of `queries`; they are written into."""
+        gains_Q = self._gains(scores_QN, self.seen, self.targets.to(scores_QN.device)).cpu()
+        weights_Q = torch.ones(len(gains_Q)) if self.weights is None else self.weights
+        return float(gains_Q.double() @ weights_Q.double() / weights_Q.sum())
 
     def _gains(self, scores_BN: Tensor, seen: HistoryBatch, targets_B: Tensor) -> Tensor:
         target_B1 = scores_BN.gather(1, targets_B[:, None])

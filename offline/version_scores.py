@@ -35,14 +35,17 @@ class Row:
 
 
 def resolve(reference: str, store: ModelStore) -> Row:
-    """A version, or `run:NAME` for the newest version of every seed of that run. RunRefused when there is none."""
+    """A version, `run:NAME` for the newest version of every seed of that run, or `run:NAME@2` for its seed 2 alone.
+    RunRefused when there is none.
+    """
     if not reference.startswith("run:"):
         manifest = store.manifest(reference)
         return Row(reference, (manifest,))
     name = reference.removeprefix("run:")
+    run, _, seed = name.partition("@")
     newest: dict[int, Manifest] = {}
     for manifest in store.list():
-        if manifest.provenance.run == name:
+        if manifest.provenance.run == run and seed in ("", str(manifest.provenance.seed)):
             newest[manifest.provenance.seed] = manifest
     if not newest:
         raise RunRefused(f"{reference}: the store has no version of that run")

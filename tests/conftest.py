@@ -128,7 +128,7 @@ def write_run(tables: Path, tiny_base: Path) -> WriteRun:
         if family in ("e4srec", "contriever"):
             settings = {"max_history": "8", "prompt": '"a b"', "item_text": '"{title}"'}
         lines = [f"{key} = {value}" for key, value in (settings | recipe).items()]
-        sections = "" if family == "ease" else FIT
+        sections = "" if family in ("ease", "fused") else FIT
         if family in ("e4srec", "contriever"):
             sections += LM.format(base=tiny_base)
         file = tables / f"{name}.toml"

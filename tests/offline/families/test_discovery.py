@@ -30,6 +30,7 @@ FIT = {"epochs": 2, "evaluate_every": 1, "batch": 16, "learning_rate": 3e-3}
 # Family -> variants that its contract must hold for.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "ease": [{"lam": 5}],
+    "fused": [{"parts": ["v", "w"]}],
     "sasrec": [
         {"dim": 8, "max_history": 16, "fit": FIT},
         {"dim": 8, "max_history": 12, "fit": FIT, "teacher": "v"},
@@ -72,7 +73,7 @@ CASES = [(family, variant) for family, variants in VARIANTS.items() for variant 
 
 
 def test_every_family_is_covered() -> None:
-    assert len(families.names()) == 5
+    assert len(families.names()) == 6
     assert sorted(VARIANTS) == families.names()
 
 
@@ -83,10 +84,12 @@ def data(small_world: Interactions) -> Split:
 
 @pytest.fixture
 def parents(data: Split, tmp_path: Path, open_bundle: OpenBundle) -> Mapping[str, Bundle]:
-    """A SASRec in each role that names one."""
+    """A SASRec in each role that names one, and EASE beside it in a fusion."""
     recipe = families.recipe_class("sasrec").model_validate(VARIANTS["sasrec"][0])
     bundle = open_bundle(recipe.train(data.dataset, tmp_path / "parent", {}).parts, recipe.model_dump(mode="json"))
-    return {"items_from": bundle, "retriever": bundle, "teacher": bundle}
+    ease = families.recipe_class("ease").model_validate(VARIANTS["ease"][0])
+    other = open_bundle(ease.train(data.dataset, tmp_path / "other", {}).parts)
+    return {"items_from": bundle, "retriever": bundle, "teacher": bundle, "parts[0]": bundle, "parts[1]": other}
 
 
 @pytest.fixture
