@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from model_store.bundle import Bundle
+from model_store.encoders.fused import FusedEncoder
 from model_store.encoders.history import AllPositions, HistoryBatch, QueryEncoder
+from model_store.encoders.weighted_sum import WeightedSumEncoder
 from offline.distillation import Distillation, Read
 from offline.evaluation import query_vectors
 from offline.processes import this_process
@@ -43,7 +45,7 @@ class LiveTeacher:
 class CachedTeacher:
     """Query vectors after every item of fixed training windows, read once, kept in a file and mapped from there.
 
-    A teacher that gives one vector per history (bidirectional, with a suffix) has read the windows' ends alone.
+    A language model that gives one vector per history (bidirectional, with a suffix) has read the windows' ends alone.
     """
 
     def __init__(self, windows: HistoryBatch, vectors_XD: np.memmap, items_ND: Tensor, *, ends_only: bool) -> None:
@@ -59,7 +61,7 @@ class CachedTeacher:
     def of(cls, bundle: Bundle, windows: HistoryBatch, *, dataset: SequenceDataset, checkpoints: Path) -> CachedTeacher:
         """Reads the windows where `checkpoints` does not hold them yet. ValueError for a teacher of other items."""
         check_items(bundle, dataset)
-        ends_only = not isinstance(bundle.encoder, AllPositions)
+        ends_only = not _reads_prefixes(bundle.encoder)
         file = checkpoints / "checkpoint-teacher" / "vectors.npy"
         with this_process().main_process_first():
             if not file.exists():
@@ -106,6 +108,13 @@ def check_items(teacher: Bundle, dataset: SequenceDataset) -> None:
     """ValueError unless row i is the same item on both sides."""
     if teacher.catalog.ids != dataset.catalog.ids:
         raise ValueError(f"teacher {teacher.version} scores other items than these: it cannot teach their order")
+
+
+def _reads_prefixes(encoder: QueryEncoder) -> bool:
+    """Whether a vector after every item costs no more than about one pass: in one pass, or by a sum."""
+    if isinstance(encoder, FusedEncoder):
+        return all(map(_reads_prefixes, encoder.encoders))
+    return isinstance(encoder, AllPositions | WeightedSumEncoder)
 
 
 def _write(bundle: Bundle, windows: HistoryBatch, file: Path, *, ends_only: bool) -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from model_store.bundle import Bundle
 from model_store.catalog import ItemCatalog
-from model_store.encoders.history import AllPositions, HistoryBatch, QueryEncoder
+from model_store.encoders.fused import FusedConfig
+from model_store.encoders.history import HistoryBatch, QueryEncoder
+from model_store.encoders.language_model import LanguageModelConfig
 from model_store.encoders.sequence import SequenceConfig
 from model_store.encoders.weighted_sum import WeightedSumConfig
 from model_store.staging import BundleParts
@@ -33,7 +36,8 @@ def dataset(small_world: Interactions) -> SequenceDataset:
 def make(dataset: SequenceDataset, open_bundle: OpenBundle) -> Callable[[QueryEncoder], Bundle]:
     def made(encoder: QueryEncoder, catalog: ItemCatalog = dataset.catalog) -> Bundle:
         golden = HistoryBatch.of([dataset.train.history(b) for b in range(32)])
-        return open_bundle(BundleParts("sasrec", catalog, encoder.eval(), torch.randn(len(catalog), DIM), golden))
+        items_ND = torch.randn(len(catalog), encoder.dim)
+        return open_bundle(BundleParts("sasrec", catalog, encoder.eval(), items_ND, golden))
 
     return made
 
@@ -44,17 +48,42 @@ def _sequence(dataset: SequenceDataset) -> QueryEncoder:
     return SequenceConfig(items=items, dim=DIM, blocks=1, heads=1, max_history=5, jump=2).build()
 
 
-def _one_vector(dataset: SequenceDataset) -> QueryEncoder:
-    return WeightedSumConfig(items=len(dataset.catalog), dim=DIM, max_history=50, jump=10, decay_items=4.0).build()
+def _sum(dataset: SequenceDataset) -> QueryEncoder:
+    return WeightedSumConfig(items=len(dataset.catalog), dim=3, max_history=50, jump=10, decay_items=4.0).build()
 
 
-@pytest.mark.parametrize("ends_only", [False, True])
+def _fused(dataset: SequenceDataset) -> QueryEncoder:
+    encoders = [_sum(dataset), _sum(dataset)]
+    parts = tuple(encoder.config for encoder in encoders)
+    return FusedConfig(parts=parts, weights=(1.0, 0.5)).build()  # type: ignore[arg-type]  # a union of configs
+
+
+def _bidirectional(dataset: SequenceDataset) -> QueryEncoder:
+    lm = LlamaConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=4
+    ).to_dict()
+    config = LanguageModelConfig(
+        lm=lm, items=len(dataset.catalog), dim=DIM, max_history=50, jump=10, item_input="vector", causal=False
+    )
+    encoder = config.build()
+    torch.nn.init.normal_(encoder.item_inputs)
+    return encoder
+
+
+@pytest.mark.parametrize(
+    ("encoder", "ends_only"),
+    [(_sequence, False), (_sum, False), (_fused, False), (_bidirectional, True)],
+    ids=["one pass", "sum", "fused", "bidirectional"],
+)
 def test_a_kept_teacher_says_what_its_bundle_says(
-    dataset: SequenceDataset, make: Callable[[QueryEncoder], Bundle], tmp_path: Path, ends_only: bool
+    dataset: SequenceDataset,
+    make: Callable[[QueryEncoder], Bundle],
+    tmp_path: Path,
+    encoder: Callable[[SequenceDataset], QueryEncoder],
+    ends_only: bool,
 ) -> None:
-    """Its window is shorter than the student's: it reads the end of each prefix, as it would be served."""
-    bundle = make(_one_vector(dataset) if ends_only else _sequence(dataset))
-    assert isinstance(bundle.encoder, AllPositions) != ends_only
+    """Its window may be shorter than the student's: it reads the end of each prefix, as it would be served."""
+    bundle = make(encoder(dataset))
     windows = training_windows(dataset.train, 8)
     teacher = CachedTeacher.of(bundle, windows, dataset=dataset, checkpoints=tmp_path)
     batch = windows.select([7, 3, len(windows) - 1])
