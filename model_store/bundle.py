@@ -17,6 +17,7 @@ from model_store.encoders.history import Encoded, Growing, HistoryBatch, QueryEn
 from model_store.golden import GoldenQueries
 from model_store.index_memory import Floats
 from model_store.item_index import ItemIndex
+from model_store.item_placer import ItemPlacer, read_placer
 from model_store.manifest import Manifest
 from model_store.ranker import Ranker, reranked
 from model_store.ranker_files import read_ranker
@@ -30,6 +31,7 @@ class Bundle:
     """Immutable. Belongs to whoever loads it until it is published, and to the inference thread afterwards.
 
     Histories are given whole; the bundle cuts them to the encoder's window, the same way offline and online.
+    placer: an `ItemTextEncoder` for items that the encoder knows by ID alone, where the bundle has one.
     """
 
     manifest: Manifest
@@ -37,6 +39,7 @@ class Bundle:
     encoder: QueryEncoder
     index: ItemIndex
     ranker: Ranker | None = None
+    placer: ItemPlacer | None = None
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Bundle:
@@ -56,6 +59,7 @@ class Bundle:
             read_encoder(folder, device=device),
             read_index(folder, device=device),
             ranker := read_ranker(folder, device=device),
+            read_placer(folder),
         )
         GoldenQueries.read(folder).replay(bundle.encoder, bundle.index, tolerances=manifest.golden)
         if ranker is not None:

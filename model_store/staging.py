@@ -17,6 +17,7 @@ from model_store.encoder_files import read_encoder, write_encoder
 from model_store.encoders.history import HistoryBatch, QueryEncoder
 from model_store.golden import TOLERANCES, GoldenQueries, choose
 from model_store.item_index import ItemIndex
+from model_store.item_placer import ItemPlacer
 from model_store.manifest import GoldenTolerances, Manifest, Provenance
 from model_store.ranker import InterpolatedRanker
 from model_store.ranker_files import read_ranker, write_ranker
@@ -41,6 +42,7 @@ class BundleParts:
         golden queries must fail on each of them, else the manifest says that they prove nothing of it.
     ranker: in the form that is served, its weight chosen. ranker_controls: as `controls`, for the ranker's opinions
         float32 [B, K] without a part of it.
+    placer: gives items that no training saw a vector by their text, in the space of the item vectors.
     adapter, ranker_adapter: folders in PEFT format, beside the encoder and beside the ranker. tokenizer: a
         tokenizer.json. base: identity of the base LM.
     """
@@ -55,6 +57,7 @@ class BundleParts:
     ranker_controls: Mapping[str, RankerControl] = field(default_factory=dict)
     ranker_adapter: Path | None = None
     fallback: QueryEncoder | None = None
+    placer: ItemPlacer | None = None
     adapter: Path | None = None
     tokenizer: Path | None = None
     base: str | None = None
@@ -88,6 +91,8 @@ def write_parts(
         if parts.ranker_adapter is not None:
             check_adapter(parts.ranker_adapter, parts.ranker)
             shutil.copytree(parts.ranker_adapter, folder / "ranker/adapter")
+    if parts.placer is not None:
+        parts.placer.write(folder)
     dtype = _dtype(encoder)
     tolerances = tolerances or TOLERANCES[dtype]
     warnings = _write_golden(parts, folder, tolerances=tolerances)
@@ -118,6 +123,8 @@ def write_parts(
 def _check(parts: BundleParts) -> None:
     if parts.fallback is not None:
         raise ValueError("a bundle cannot hold a fallback encoder yet")
+    if parts.placer is not None and parts.placer.dim != parts.encoder.dim:
+        raise ValueError(f"the placer makes vectors of {parts.placer.dim}, not {parts.encoder.dim}")
     if parts.ranker is not None and parts.ranker.config.item_count != len(parts.catalog):
         raise ValueError(f"the ranker knows {parts.ranker.config.item_count} items, not {len(parts.catalog)}")
     shape = (len(parts.catalog), parts.encoder.dim)

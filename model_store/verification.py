@@ -16,6 +16,8 @@ from model_store.catalog import ItemCatalog
 from model_store.encoder_files import ITEM_TOKENS, WEIGHTS, read_encoder_config
 from model_store.errors import BundleRefused
 from model_store.item_index import ItemIndex
+from model_store.item_placer import CONFIG as PLACER
+from model_store.item_placer import read_placer
 from model_store.manifest import SCHEMA_VERSION, FileRecord, Manifest
 from model_store.module_files import read_tensors
 from model_store.ranker_files import NEEDED as RANKER_NEEDED
@@ -131,6 +133,9 @@ def verify_contents(folder: Path, manifest: Manifest) -> None:
     if not torch.isfinite(torch.from_numpy(index.vectors_ND)).all():
         raise BundleRefused(f"{INDEX}: an item vector is not finite")
     _verify_ranker(folder, manifest)
+    placer = read_placer(folder)
+    if placer is not None and placer.dim != manifest.dim:
+        raise BundleRefused(f"{PLACER}: the placer makes vectors of {placer.dim}, not {manifest.dim}")
     for name in (WEIGHTS, ITEM_TOKENS, RANKER_WEIGHTS):
         if (folder / name).exists():
             for key, tensor in read_tensors(folder / name).items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from peft import PeftModel
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 import offline.recipe
@@ -16,7 +16,7 @@ from model_store.base_models import BaseModel as Base
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.token_row import TokenBlocks
 from model_store.token_blocks import tokenize_blocks
-from offline.item_text import check_template, item_texts
+from offline.item_text import item_texts
 from offline.language_model_export import language_model_parts
 from offline.language_models import LanguageModel, TextVectors, text_vectors
 from offline.read_out_objective import ReadOutNextItem
@@ -34,7 +34,6 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
     targets_per_user: of encoders that give one vector per history, targets drawn of each user in each epoch.
     """
 
-    item_text: str = "{title} ({year}) | {categories}"
     max_text_tokens: PositiveInt = 48
     prompt: str = "Items in the order they were chosen, oldest first:\n"
     max_history: PositiveInt = 50
@@ -42,11 +41,6 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     lm: LanguageModel = LanguageModel()
     fit: FitPlan
-
-    @field_validator("item_text")
-    @classmethod
-    def _known_fields(cls, template: str) -> str:
-        return check_template(template)
 
     @property
     def _jump(self) -> int:

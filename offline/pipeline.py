@@ -11,6 +11,7 @@ from model_store.bundle import Bundle
 from model_store.manifest import Provenance
 from model_store.store import ModelStore
 from offline import datasets, evaluation
+from offline.finishing import finished
 from offline.processes import as_main_says, measuring_device, this_process
 from offline.recipe import Recipe, TrainedModel
 from offline.run_config import RunConfig, RunRefused
@@ -40,7 +41,7 @@ def run(config: RunConfig, *, store: ModelStore, workspace: Workspace) -> str:
         return done
     parents = {role: store.open(version) for role, version in names.items()}
     started = time.perf_counter()
-    trained = config.recipe.train(data.dataset, checkpoints, parents)
+    trained = finished(config.recipe.train(data.dataset, checkpoints, parents), config.recipe, data.dataset)
     # A resumed run has trained longer than this session.
     logged = trained.log.get("seconds")
     seconds = logged if isinstance(logged, float) else time.perf_counter() - started

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from model_store.bundle import Bundle
 from model_store.staging import BundleParts
+from offline.item_text import check_template
 from offline.sequences import SequenceDataset
 
 
@@ -28,11 +29,40 @@ class Recipe(BaseModel, ABC):
 
     A family is one module in `offline/families/` with one class named `Recipe` that derives from this one; the file's
     name is the family's name.
+
+    cold_start: `regression` places items that training never saw by their text (`item_text`, a template over title,
+        text, categories and year); for families that know items by ID alone.
+    popularity_debiasing: takes a part of log popularity from every score, as much as validation likes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    knows_items_by_id: ClassVar[bool] = False  # it has no vector for an item that training never saw
+    reranks: ClassVar[bool] = False
+
     seed: int = 0
+    item_text: str = "{title} ({year}) | {categories}"
+    cold_start: Literal["none", "regression"] = "none"
+    popularity_debiasing: bool = False
+
+    @field_validator("item_text")
+    @classmethod
+    def _known_fields(cls, template: str) -> str:
+        return check_template(template)
+
+    @model_validator(mode="after")
+    def _what_is_done_after_training_is_possible(self) -> Self:
+        if self.cold_start == "regression" and not self.knows_items_by_id:
+            raise ValueError(
+                'cold_start = "regression" is for families that train one vector per item ID, which this one does not: '
+                'set cold_start = "none" (of a fusion, ask for it in the runs that are its parts)'
+            )
+        if self.popularity_debiasing and self.reranks:
+            raise ValueError(
+                "popularity_debiasing = true changes the scores that a ranker was weighed against: set it to false, or "
+                "debias the retriever's own run"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

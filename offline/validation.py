@@ -56,9 +56,13 @@ class Validation:
 
     def ndcg10_of_scores(self, scores_QN: Tensor) -> float:
         """The same figure of scores float32 [Q, N], a row for each of `queries`; they are written into."""
-        gains_Q = self._gains(scores_QN, self.seen, self.targets.to(scores_QN.device)).cpu()
+        gains_Q = self.gains_of_scores(scores_QN, torch.arange(len(scores_QN)))
         weights_Q = torch.ones(len(gains_Q)) if self.weights is None else self.weights
         return float(gains_Q.double() @ weights_Q.double() / weights_Q.sum())
+
+    def gains_of_scores(self, scores_XN: Tensor, chosen_X: Tensor) -> Tensor:
+        """float32 [X]: of the queries chosen_X, each one's share of NDCG@10; scores float32 [X, N] are written into."""
+        return self._gains(scores_XN, self.seen.select(chosen_X.tolist()), self.targets[chosen_X])
 
     def _gains(self, scores_BN: Tensor, seen: HistoryBatch, targets_B: Tensor) -> Tensor:
         target_B1 = scores_BN.gather(1, targets_B[:, None])

@@ -49,6 +49,8 @@ class Recipe(LanguageModelRecipe):
     `distillation` as the weight: few layers match many (SLMRec, Xu et al., 2024).
     """
 
+    knows_items_by_id = True
+
     items_from: str
     history_input: Literal["id", "sum", "tokens+id"] = "sum"
     train_items: bool = True

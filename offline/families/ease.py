@@ -28,6 +28,8 @@ class Recipe(offline.recipe.Recipe):
     is exact up to 3,000 items and 1,024 above. Nothing is drawn: `seed` changes nothing.
     """
 
+    knows_items_by_id = True
+
     lam: PositiveFloat = 200.0
     tau: PositiveFloat | None = 10.0
     rank: PositiveInt | None = None

@@ -57,6 +57,8 @@ class Recipe(LanguageModelRecipe):
     healing: a stage that gives a truncated base its head back; there is none yet.
     """
 
+    reranks = True
+
     retriever: str
     ranker: Literal["verbalizer", "pointwise"] = "verbalizer"
     vectors_from: str | None = None

@@ -34,6 +34,8 @@ class Recipe(offline.recipe.Recipe):
     `distillation` as the weight (DLLM2Rec, Cui et al., 2024, the idea; the loss is offline/distillation.py).
     """
 
+    knows_items_by_id = True
+
     dim: PositiveInt = 64
     blocks: PositiveInt = 2
     heads: PositiveInt = 2

@@ -1,0 +1,89 @@
+"""Where an item stands that only its text is known of: content-to-ID regression, as a bundle stores it.
+
+v(text) = scaled to `norm`: W [TF-IDF(text) ; 1]; behind it the constants that encoders with appended ones ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model_store.errors import BundleRefused
+from model_store.module_files import read_tensors
+from model_store.tf_idf import TfIdf
+
+CONFIG = "placer/config.json"
+WEIGHTS = "placer/weights.safetensors"
+NEEDED = (CONFIG, WEIGHTS)
+
+
+class PlacerConfig(BaseModel):
+    """placer/config.json. item_text: the template over title, text, categories and year that texts were made with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["content_regression"] = "content_regression"
+    item_text: str
+    vocabulary: tuple[str, ...]
+    unseen: PositiveFloat
+    norm: PositiveFloat
+    constants: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ItemPlacer:
+    """An `ItemTextEncoder` beside an encoder that knows items by ID. weights_FD: float64 [W + 1, D]."""
+
+    config: PlacerConfig
+    tf_idf: TfIdf
+    weights_FD: np.ndarray[tuple[int, int], np.dtype[np.float64]]
+
+    @property
+    def dim(self) -> int:
+        return int(self.weights_FD.shape[1]) + len(self.config.constants)
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """float32 [N, D], in the space of the item vectors."""
+        predicted_ND = self.tf_idf.vectors(texts) @ self.weights_FD[:-1] + self.weights_FD[-1]
+        lengths = np.linalg.norm(predicted_ND, axis=1, keepdims=True)
+        placed_ND = predicted_ND / np.where(lengths > 0, lengths, 1.0) * self.config.norm
+        constants = np.tile(np.array(self.config.constants), (len(texts), 1))
+        return torch.from_numpy(np.concatenate((placed_ND, constants), axis=1)).float()
+
+    def write(self, folder: Path) -> None:
+        """Into the bundle folder `folder`."""
+        (folder / "placer").mkdir()
+        (folder / CONFIG).write_text(self.config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        tensors = {"idf_W": torch.from_numpy(self.tf_idf.idf_W), "weights_FD": torch.from_numpy(self.weights_FD)}
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+
+
+def read_placer(folder: Path) -> ItemPlacer | None:
+    """None where the bundle has none; BundleRefused when its files do not fit each other."""
+    if not (folder / CONFIG).exists():
+        return None
+    try:
+        config = PlacerConfig.model_validate_json((folder / CONFIG).read_bytes())
+    except ValidationError as error:
+        raise BundleRefused(f"{CONFIG}: {error.errors()[0]['msg']}") from error
+    if not (folder / WEIGHTS).exists():
+        raise BundleRefused(f"{WEIGHTS} is missing")
+    tensors = read_tensors(folder / WEIGHTS)
+    try:
+        idf_W, weights_FD = (tensors[name].double().numpy() for name in ("idf_W", "weights_FD"))
+    except KeyError as error:
+        raise BundleRefused(f"{WEIGHTS} lacks {error}") from error
+    words = len(config.vocabulary)
+    if idf_W.shape != (words,) or weights_FD.ndim != 2 or len(weights_FD) != words + 1:
+        raise BundleRefused(f"{WEIGHTS} does not fit the {words} words of {CONFIG}")
+    if not (np.isfinite(idf_W).all() and np.isfinite(weights_FD).all()):
+        raise BundleRefused(f"{WEIGHTS}: not every number is finite")
+    return ItemPlacer(config, TfIdf(config.vocabulary, idf_W, config.unseen), weights_FD)

@@ -1,0 +1,60 @@
+"""From an item's content to the vector that an ID model would have learnt for it: weighted ridge regression.
+
+W = argmin sum_i min(n_i, 100) |W f_i - v_i|^2 + lam |W|^2 over the trained items, n_i their training events (after
+van den Oord et al., 2013, "Deep content-based music recommendation", in closed form). An item that many have chosen has
+a vector to be trusted; one that few have is mostly where it started.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.sparse
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+MOST_EVENTS = 100
+FOLDS = 10
+
+
+def fit_regression(
+    features_NF: scipy.sparse.csr_array, vectors_ND: Floats, events_N: npt.NDArray[np.int64], *, lam: float
+) -> Floats:
+    """float64 [F, D]: W transposed. Every row given is fitted to; solved in the smaller of N and F."""
+    weights_N = np.minimum(events_N, MOST_EVENTS).astype(np.float64)
+    N, F = features_NF.shape
+    if N <= F:
+        # W^T = F^T (F F^T + lam C^-1)^-1 V
+        gram_NN = (features_NF @ features_NF.T).toarray()
+        gram_NN[np.diag_indices(N)] += lam / weights_N
+        dual_ND = scipy.linalg.solve(gram_NN, vectors_ND, assume_a="pos")
+        return np.asarray(features_NF.T @ dual_ND)
+    weighted_NF = features_NF.multiply(weights_N[:, None]).tocsr()
+    gram_FF = (features_NF.T @ weighted_NF).toarray()
+    gram_FF[np.diag_indices(F)] += lam
+    return np.asarray(scipy.linalg.solve(gram_FF, weighted_NF.T @ vectors_ND, assume_a="pos"))
+
+
+def norm_of_rare(vectors_ND: Floats, events_N: npt.NDArray[np.int64]) -> float:
+    """Mean length of the vectors in the lowest quintile of popularity: what a new item's is set to."""
+    rare = np.argsort(events_N, kind="stable")[: max(1, len(events_N) // 5)]
+    return float(np.linalg.norm(vectors_ND[rare], axis=1).mean())
+
+
+def scaled(predicted_ND: Floats, norm: float) -> Floats:
+    """Rows of length `norm`; a zero row (nothing is known of the text) stays zero."""
+    lengths = np.linalg.norm(predicted_ND, axis=1, keepdims=True)
+    found: Floats = predicted_ND / np.where(lengths > 0, lengths, 1.0) * norm
+    return found
+
+
+def popularity_folds(events_N: npt.NDArray[np.int64], *, seed: int) -> npt.NDArray[np.int64]:
+    """int64[N]: each item's fold, of ten; every ten consecutive items by popularity are of ten different folds."""
+    order = np.lexsort((np.arange(len(events_N)), -events_N))
+    rng = np.random.default_rng([seed, 10])
+    folds = np.empty(len(events_N), dtype=np.int64)
+    for start in range(0, len(order), FOLDS):
+        ten = order[start : start + FOLDS]
+        folds[ten] = rng.permutation(FOLDS)[: len(ten)]
+    return folds
