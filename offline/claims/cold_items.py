@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from offline.claims.claim import LEAST_SEEDS, LEAST_SLOW_SEEDS, Finding, not_measured
-from offline.claims.contrasts import SLOW_MINUTES, beside, named
+from offline.claims.contrasts import SLOW_MINUTES, beside, mean_named, named
 from offline.claims.inputs import WITHOUT_SEEDS, ColdDraw, Rows, Scored, recall10
 from offline.metrics import Floats
 from offline.resampling import Figure, least, mean_of, resample
@@ -29,7 +29,7 @@ def cold_items(cold: Mapping[str, ColdDraw], *, minutes: Mapping[str, float], dr
     if not text or not known:
         lacking = [arm for arm in (*TEXT, *BASELINES) if arm not in scores]
         return not_measured(3, contrast, f"cold-items has no runs of {named(lacking)}")
-    contrast = f"{UNIT}, {'mean of ' if len(text) > 1 else ''}{named(text)} minus the better of {named(BASELINES)}"
+    contrast = f"{UNIT}, {mean_named(text)} minus the better of {named(BASELINES)}"
     means = _means(cold, scores, draws=draws, seed=seed)
     primary = mean_of([means[arm] for arm in text])
     compared, lacking = [*text, *known], [arm for arm in BASELINES if arm not in scores]

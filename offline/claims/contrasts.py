@@ -85,3 +85,7 @@ def _plain(value: float) -> float | None:
 
 def named(names: Sequence[str]) -> str:
     return " and ".join(names) if len(names) < 3 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def mean_named(names: Sequence[str]) -> str:
+    return f"mean of {named(names)}" if len(names) > 1 else named(names)

@@ -55,7 +55,7 @@ class OrderScores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TwinWins:
-    """events: `twin_events.twin_events` of the same queries. wins: arm -> [S, P], `twin_events.twin_wins` of each run."""
+    """events: `twin_events.twin_events` of the queries. wins: arm -> [S, P], `twin_events.twin_wins` of each run."""
 
     events: TwinEvents
     wins: Mapping[str, Floats]

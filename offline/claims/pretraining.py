@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offline.claims.claim import Finding, not_measured
-from offline.claims.contrasts import Arms, beside, named
+from offline.claims.contrasts import Arms, beside, mean_named, named
 from offline.resampling import mean_of
 
 FAMILIES = ("e4srec", "contriever")
@@ -18,7 +18,7 @@ def pretraining(arms: Arms) -> Finding:
     """
     there = [name for name in SHOWN if not arms.lacking((name, _random(name)))]
     judged = [name for name in FAMILIES if name in there]
-    contrast = f"NDCG@10 of pretrained minus random weights, mean of {named(judged or FAMILIES)}"
+    contrast = f"NDCG@10 of pretrained minus random weights, {mean_named(judged or FAMILIES)}"
     if not judged:
         lacking = arms.lacking([each for name in FAMILIES for each in (name, _random(name))])
         return not_measured(13, contrast, f"there are no runs of {named(lacking)}")

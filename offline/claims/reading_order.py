@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from offline.claims.claim import Finding, not_measured
-from offline.claims.contrasts import beside, fewest, named
+from offline.claims.contrasts import beside, fewest, mean_named, named
 from offline.claims.inputs import OrderScores, Rows
 from offline.metrics import Floats
 from offline.resampling import Figure, mean_of, resample
@@ -24,7 +24,7 @@ def reading_order(order: Mapping[str, OrderScores], users: Rows, *, draws: int, 
     there = [arm for arm in LANGUAGE_MODELS if arm in order]
     if not there:
         return not_measured(9, "relative drop of NDCG@10", "no language model was asked with shuffled histories")
-    contrast = f"relative drop of NDCG@10 with shuffled histories, mean of {named(there)}"
+    contrast = f"relative drop of NDCG@10 with shuffled histories, {mean_named(there)}"
     drops = _drops({arm: order[arm] for arm in order}, users, draws=draws, seed=seed)
     primary = mean_of([drops[arm]["all"] for arm in there])
     rows = [
