@@ -38,8 +38,10 @@ def measure_all(
     """One row for each of the thirteen claims, in order; "not measured" with the reason where inputs are absent.
 
     warm: arm -> ranks over `queries` (the test or the validation events of the split `dataset` belongs to).
-    ValueError when an arm's events are not those.
+    ValueError when an arm's events are not those, or do not all weigh alike.
     """
+    if queries.weights is not None:
+        raise ValueError(f"the claims are about events that weigh alike, and those of {dataset.protocol} do not")
     arms = Arms.of(warm, minutes=extras.minutes, draws=draws, seed=seed)
     if warm and not np.array_equal(arms.users, queries.users):
         raise ValueError("the arms' events are not the queries")

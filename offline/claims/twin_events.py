@@ -50,7 +50,7 @@ def twin_events(dataset: SequenceDataset, queries: Queries) -> TwinEvents:
     for event, target in enumerate(queries.targets):
         mine = twins[starts[target] : starts[target + 1]]
         if dataset.exclude_seen and len(mine):
-            mine = mine[~np.isin(mine, queries.histories.history(event).numpy())]
+            mine = mine[~np.isin(mine, queries.seen_items.history(event).numpy())]
         pairs += [(event, int(twin)) for twin in mine]
     events_P, twins_P = np.array(pairs, dtype=np.int32).reshape(-1, 2).T
     names = np.array([normalised(title) for title in titles])
