@@ -7,11 +7,11 @@ from typing import Literal
 
 import numpy as np
 import torch
-from model_store.encoders.appended import AppendedEncoder
-from model_store.encoders.fused import FusedEncoder, cut_for
 from torch import Tensor
 
 from model_store.bundle import Bundle
+from model_store.encoders.appended import AppendedEncoder
+from model_store.encoders.fused import FusedEncoder, cut_for
 from model_store.encoders.history import HistoryBatch, QueryEncoder
 from model_store.encoders.language_model import LanguageModelEncoder
 from offline.bootstrap import compare

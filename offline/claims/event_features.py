@@ -24,8 +24,8 @@ def target_counts(dataset: SequenceDataset, queries: Queries) -> npt.NDArray[np.
 def equal_masses(values_E: Floats | npt.NDArray[np.int64], groups: int) -> npt.NDArray[np.int64]:
     """int64[E]: 0 .. groups - 1, rising with the value; masses as equal as can be where equal values share a group."""
     order = np.sort(values_E)
-    edges = [order[round(len(order) * g / groups)] for g in range(1, groups)] if len(order) else []
-    return np.searchsorted(np.array(edges), values_E, side="right").astype(np.int64)
+    edges = [order[max(round(len(order) * g / groups), 1) - 1] for g in range(1, groups)] if len(order) else []
+    return np.searchsorted(np.array(edges), values_E, side="left").astype(np.int64)
 
 
 def long_term_index(dataset: SequenceDataset, queries: Queries) -> Floats:

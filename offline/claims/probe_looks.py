@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model_store.encoders.history import AllPositions, QueryEncoder
+from model_store.encoders.history import QueryEncoder
 from offline.claims.probe_runs import ProbeRun
+from offline.evaluation import encoded
 from offline.metrics import Floats
 from offline.objectives import Objective
-from offline.position_reading import read_positions
 from offline.sequences import Queries
 
-BUDGET = 8_192  # padded tokens per forward pass
 TOGETHER = 512
 
 
@@ -70,7 +69,11 @@ class Looks:
         return found
 
     def record(self, arm: str, *, learning_rate: float | None, seed: int, diverged: bool) -> ProbeRun:
-        """Where a training diverged, or had fewer targets than announced, the looks that are left found nothing."""
+        """Where a training diverged, the looks that are left found nothing. ValueError when one ended before its last
+        look: its targets were not those of one per step of a history.
+        """
+        if not diverged and len(self._found) < len(self._at):
+            raise ValueError(f"{arm}: the training ended before {self._at[-1]} targets")
         nothing = np.zeros(len(self._queries))
         found = [*self._found, *(nothing for _ in self._at[len(self._found) :])]
         seconds = [*self._seconds, *(self._seconds[-1:] or [0.0]) * (len(self._at) - len(self._seconds))]
@@ -94,7 +97,7 @@ class Looks:
 @torch.no_grad()
 def reciprocal_ranks(encoder: QueryEncoder, item_vectors_ND: Tensor, *, queries: Queries, exclude_seen: bool) -> Floats:
     """float64[Q]: 1 / rank over the whole catalogue, ties by row; 0 for a target that is removed as seen."""
-    vectors_QD, items_ND = _query_vectors(encoder, queries), item_vectors_ND.float().cpu()
+    vectors_QD, items_ND = encoded(encoder, queries, name="probe"), item_vectors_ND.float().cpu()
     targets_Q = torch.from_numpy(queries.targets).long()
     found = torch.zeros(len(queries))
     for start in range(0, len(queries), TOGETHER):
@@ -102,22 +105,10 @@ def reciprocal_ranks(encoder: QueryEncoder, item_vectors_ND: Tensor, *, queries:
         scores_BN, target_B1 = vectors_QD[start : part.stop] @ items_ND.T, targets_Q[start : part.stop, None]
         score_B1 = scores_BN.gather(1, target_B1)
         if exclude_seen:
-            histories = queries.histories.select(part)
-            owners = torch.repeat_interleave(torch.arange(len(histories)), histories.lengths)
-            scores_BN[owners, histories.rows.long()] = float("-inf")
+            seen = queries.seen_items.select(part)
+            owners = torch.repeat_interleave(torch.arange(len(seen)), seen.lengths)
+            scores_BN[owners, seen.rows.long()] = float("-inf")
         ahead_BN = (scores_BN > score_B1) | ((scores_BN == score_B1) & (torch.arange(len(items_ND)) < target_B1))
         kept_B = scores_BN.gather(1, target_B1).squeeze(1).isfinite()
         found[start : part.stop] = torch.where(kept_B, 1 / (1 + ahead_BN.sum(1)), 0.0)
     return found.numpy().astype(np.float64)
-
-
-def _query_vectors(encoder: QueryEncoder, queries: Queries) -> Tensor:
-    """float32 [Q, D] on the CPU; in one pass per window where the encoder reads all positions."""
-    if isinstance(encoder, AllPositions):
-        return read_positions(encoder, queries, budget=BUDGET)
-    windowed = queries.histories.windowed(encoder.max_history, encoder.jump)
-    vectors_QD = torch.empty(len(queries), encoder.dim)
-    # Like lengths together: an encoder that pads pads little.
-    for part in torch.split(windowed.lengths.argsort(stable=True), 256):
-        vectors_QD[part] = encoder(windowed.select(part.tolist())).float().cpu()
-    return vectors_QD

@@ -9,6 +9,7 @@ from statistics import median
 import numpy as np
 
 from offline.claims.claim import Finding, not_measured
+from offline.claims.contrasts import named
 from offline.claims.probe_runs import ProbeRun
 from offline.metrics import Floats
 from offline.resampling import Figure, resample
@@ -44,7 +45,7 @@ def training_ease(runs: Sequence[ProbeRun], *, draws: int, seed: int) -> list[Fi
         contrast = f"AULC({family}) - AULC({base})"
         lacking = [arm for arm in (family, base) if arm not in aulc]
         if lacking:
-            missing = f"the training probe has no runs of {' and '.join(lacking if aulc else ['SASRec', *lacking])}"
+            missing = f"the training probe has no runs of {named(lacking if aulc else ['sasrec', *lacking])}"
             findings.append(not_measured(number, contrast, missing, details=beside))
             continue
         difference = aulc[family].figure - aulc[base].figure

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+import scipy.stats
 
 from offline.claims.inputs import ColdDraw, Extras, OrderScores, Reranking, Rows, TwinWins, ndcg10
 from offline.claims.probe_runs import ProbeRun
 from offline.claims.twin_events import TwinEvents
 from offline.datasets.interactions import Interactions
+from offline.metrics import Floats
 from offline.sequences import Queries, Split
 from offline.splits import split
 
@@ -74,11 +76,11 @@ def sequels(*, pairs: int = 30, users: int = 120, seed: int = 0) -> Split:
     return split(interactions_of(sequences, titles), "last-10")
 
 
-CLUSTERS, CLUSTER, RECENT = 6, 40, 12
+CLUSTERS, CLUSTER, RECENT = 6, 40, 10
 
 
 def long_interest(*, users: int = 240, seed: int = 0) -> Split:
-    """20 items of a long-term cluster, then 12 of another; every second user's last event returns to the first.
+    """20 items of a long-term cluster, then 10 of another; every second user's last event returns to the first.
 
     So the long-term cluster is visible only before position -10. Item row // 40 is the cluster.
     """
@@ -118,14 +120,26 @@ def cold_items(
 def equal_arms(
     names: Sequence[str], users: Rows, *, rng: np.random.Generator, runs: int = len(SEEDS), spread: float = 0.02
 ) -> dict[str, Ranked]:
-    """Families that differ by chance only: users are easy or hard for all alike, runs better or worse by luck."""
+    """Families that differ by chance only: users are easy or hard for all alike, runs better or worse by luck.
+
+    Runs of one family mostly agree about an event: where they did not, resampling users and runs would count the same
+    noise twice, and the measurements would be silent for that reason.
+    """
     of_user = rng.beta(4, 8, int(users.max(initial=0)) + 1)
     arms = {}
     for name in names:
-        luck_S1 = spread * rng.standard_normal((runs, 1))
-        hit_SE = rng.random((runs, len(users))) < np.clip(of_user[users] + luck_S1, 0, 1)
-        arms[name] = Ranked(np.where(hit_SE, rng.integers(1, 11, hit_SE.shape), 0).astype(np.int32), users)
+        chance_SE = agreeing((runs, len(users)), rng=rng)
+        level_SE = np.clip(of_user[users] + spread * rng.standard_normal((runs, 1)), 0.01, 1)
+        ranks_SE = np.where(chance_SE < level_SE, 1 + np.floor(10 * chance_SE / level_SE), 0)
+        arms[name] = Ranked(ranks_SE.astype(np.int32), users)
     return arms
+
+
+def agreeing(shape: tuple[int, int], *, rng: np.random.Generator, shared: float = 0.9) -> Floats:
+    """Uniform [S, E] numbers whose rows are alike: `shared` of their variance is the event's own."""
+    common_E, own_SE = rng.standard_normal(shape[1]), rng.standard_normal(shape)
+    uniform: Floats = scipy.stats.norm.cdf(np.sqrt(shared) * common_E + np.sqrt(1 - shared) * own_SE)
+    return uniform
 
 
 def equal_probes(names: Sequence[str], *, rng: np.random.Generator, users: int = 90) -> tuple[ProbeRun, ...]:
@@ -133,9 +147,10 @@ def equal_probes(names: Sequence[str], *, rng: np.random.Generator, users: int =
     events_U, easy_U = rng.integers(10, 200, users), rng.beta(2, 20, users)
     runs = []
     for arm in ("sasrec", *names):
+        own_U = easy_U + 0.02 * rng.standard_normal(users)
         for rate in (None,) if arm == "sasrec" else (1e-4, 3e-4, 1e-3):
             for seed in range(3):
-                level_U = np.clip(easy_U + 0.02 * rng.standard_normal(users) + 0.001 * rng.standard_normal(), 0, 1)
+                level_U = np.clip(own_U + 0.005 * rng.standard_normal(users), 0, 1)
                 of_users = [(int(n), float(n * q), float(n * q)) for n, q in zip(events_U, level_U, strict=True)]
                 mean = float((events_U * level_U).sum() / events_U.sum())
                 runs.append(
@@ -168,7 +183,7 @@ def nothing_to_find(queries: Queries, twins: TwinEvents, *, seed: int = 0) -> tu
     cold_users: Rows = rng.integers(0, 60, 200).astype(np.int32)
     targets: Rows = rng.integers(0, 20, 200).astype(np.int32)
     among = equal_arms(("contriever", "llm2vec", "tfidf-knn", "sasrec-regression"), cold_users, rng=rng)
-    chance = rng.integers(0, 2, (2, len(SEEDS), len(twins.events))).astype(np.float64)
+    chance = [(agreeing((len(SEEDS), len(twins.events)), rng=rng) < 0.5).astype(np.float64) for _ in range(2)]
     read = [
         ndcg10(arm.ranks_SE) for arm in equal_arms(("true", "all", "but last"), users, rng=rng, spread=0.0).values()
     ]
