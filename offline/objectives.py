@@ -72,6 +72,11 @@ class NextItem(Objective):
         self.distillation = distillation
         self.denominator = Denominator(cold_N)
 
+    def refresh(self) -> Tensor:
+        """The item vectors that the encoder's query vectors are matched with, as they stand."""
+        encoder: SharedItems = self.encoder  # type: ignore[assignment]  # what the recipe hands over
+        return encoder.item_vectors_ND.detach()
+
     def forward(self, windows: HistoryBatch) -> Tensor:
         inputs, targets_T = inputs_and_targets(windows)
         encoder: SharedItems = self.encoder  # type: ignore[assignment]  # what the recipe hands over

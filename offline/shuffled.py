@@ -16,6 +16,7 @@ from model_store.encoders.history import HistoryBatch, QueryEncoder
 from model_store.encoders.language_model import LanguageModelEncoder
 from offline.bootstrap import compare
 from offline.evaluation import encoded, evaluate, rank_vectors
+from offline.metrics import Floats
 from offline.sequences import Queries
 from offline.splits import histories_of
 
@@ -60,12 +61,8 @@ def order_drop(
     Of a residual or a fusion only the language model reads them shuffled: what its SASRec loses says nothing about it.
     """
     true = evaluate(bundle, queries, seen_removed=seen_removed).values(metric)
-    drawn = []
-    for seed in range(shuffles):
-        shuffled = shuffle_histories(queries, what, seed=seed)
-        vectors_QD = _vectors(bundle, queries, shuffled)
-        drawn.append(rank_vectors(bundle, queries, vectors_QD=vectors_QD, seen_removed=seen_removed).values(metric))
-    scores = {"true": true[None, :], "shuffled": np.stack(drawn)}
+    drawn = shuffled_values(bundle, queries, what=what, seen_removed=seen_removed, metric=metric, shuffles=shuffles)
+    scores = {"true": true[None, :], "shuffled": drawn}
     (contrast,) = compare(scores, queries.users, contrasts=[("shuffled", "true")], weights=queries.weights)
     return OrderDrop(
         what,
@@ -75,6 +72,24 @@ def order_drop(
         high=-contrast.relative_low,
         shuffles=shuffles,
     )
+
+
+def shuffled_values(
+    bundle: Bundle,
+    queries: Queries,
+    *,
+    what: Shuffle,
+    seen_removed: bool,
+    metric: str = "ndcg@10",
+    shuffles: int = 5,
+) -> Floats:
+    """float64 [shuffles, Q]: what each event is worth with its history shuffled; of a residual as in `order_drop`."""
+    drawn = []
+    for seed in range(shuffles):
+        shuffled = shuffle_histories(queries, what, seed=seed)
+        vectors_QD = _vectors(bundle, queries, shuffled)
+        drawn.append(rank_vectors(bundle, queries, vectors_QD=vectors_QD, seen_removed=seen_removed).values(metric))
+    return np.stack(drawn)
 
 
 def _vectors(bundle: Bundle, queries: Queries, shuffled: Queries) -> Tensor:

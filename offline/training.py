@@ -59,6 +59,12 @@ class FitPlan(BaseModel):
     patience: PositiveInt = 8
     average: PositiveInt = 3
 
+    def after_step(self, objective: Objective, progress: Progress, *, loss: float) -> None:
+        """Nothing here; a plan that watches a training looks now. It must leave weights and random state as they are.
+
+        A resumed run repeats the steps after its last checkpoint, and calls for them again.
+        """
+
 
 def fit(
     objective: Objective,
@@ -181,10 +187,11 @@ def _epoch(
                 accelerator.clip_grad_norm_(model.parameters(), plan.clip)
             optimizer.step()
             optimizer.zero_grad()
-        targets = objective.targets(batch)
-        total, count = total + float(loss.detach()) * targets, count + targets
+        targets, value = objective.targets(batch), float(loss.detach())
+        total, count = total + value * targets, count + targets
         progress.steps += 1
         progress.targets += targets
+        plan.after_step(objective, progress, loss=value)
         tokens += len(batch.rows)
         bar.set_postfix(loss=f"{total / max(count, 1):.3f}", tokens_s=f"{tokens / (time.perf_counter() - started):.0f}")
     model.eval()
