@@ -1,4 +1,4 @@
-"""The mean gate: one mixture of the experts for everybody, which is plain LoRA and merges. What it costs is measured."""
+"""The mean gate: one mixture of the experts for everybody, plain LoRA that merges; what it costs is measured."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Recipe(LanguageModelRecipe):
         for key in COMMON_ONLY:
             if self.space == "sasrec" and key in self.model_fields_set:
                 raise ValueError(
-                    f'{key} = {getattr(self, key)} has no meaning with space = "sasrec", where items are the SASRec\'s: '
+                    f'{key} = {getattr(self, key)} means nothing with space = "sasrec", whose items are the SASRec\'s: '
                     f'set space = "common", or leave {key} out'
                 )
         return self
@@ -179,7 +179,7 @@ class Recipe(LanguageModelRecipe):
         ids_ND = torch.from_numpy(start.index.vectors_ND).clone()
         by_text = self.history_input == "sum" or (self.space == "common" and self.item_tower != "id")
         text = self._text_vectors(dataset) if by_text else None
-        weight = self._distillation
+        weight, trained_N = self._distillation, torch.from_numpy(dataset.trained_items)
         items: TiedItems | CommonSpaceTower = TiedItems(ids_ND, trainable=False)
         if self.space == "common":
             sources = {"id": ids_ND, "text": None if text is None else text.unit_NH}
@@ -203,7 +203,7 @@ class Recipe(LanguageModelRecipe):
             dropout=self.dropout,
             branch_drop=self.branch_drop,
             largest_scale=100.0 if self.space == "common" else None,
-            distillation=Distillation(sequence, weight=weight) if weight else None,
+            distillation=Distillation(sequence, weight=weight, allowed_N=trained_N) if weight else None,
             sequence=sequence,
         )
 
