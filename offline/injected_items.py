@@ -44,3 +44,16 @@ class ItemProjector(nn.Module):
         """float32 [N, H]: what the bundle stores."""
         device = next(self.parameters()).device
         return torch.cat([self(rows.to(device), item_vectors_ND) for rows in torch.split(torch.arange(items), 4096)])
+
+
+class FixedItemProjector(ItemProjector):
+    """Over ID vectors that stay as they are, where they are not what queries are matched with."""
+
+    ids_ND: Tensor
+
+    def __init__(self, ids_ND: Tensor, *, text_NH: Tensor | None, hidden: int, input_std: float) -> None:
+        super().__init__(dim=ids_ND.shape[1], text_NH=text_NH, hidden=hidden, input_std=input_std)
+        self.register_buffer("ids_ND", ids_ND, persistent=False)
+
+    def forward(self, rows_T: Tensor, item_vectors_ND: Tensor | None) -> Tensor:  # noqa: ARG002 - another space's
+        return super().forward(rows_T, self.ids_ND)

@@ -16,6 +16,7 @@ from model_store.encoder_files import multiplies_bfloat16
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.staging import BundleParts
+from offline.gated_export import gated_as_served, save_gated_adapter
 from offline.golden_histories import golden_histories
 from offline.language_models import LanguageModel, save_adapter
 from offline.sequences import SequenceDataset
@@ -28,12 +29,19 @@ def language_model_parts(
     *,
     item_vectors_ND: Tensor,
     settings: LanguageModel,
-    adapted: PeftModel,
+    adapted: PeftModel | None,
     base: base_models.BaseModel,
     adapter_folder: Path,
 ) -> BundleParts:
-    """encoder: as trained, its item inputs up to date. What is served has the adapters merged in float32, cast once."""
-    served = _with_decoder(encoder, settings.merged(adapted))
+    """encoder: as trained, its item inputs up to date. What is served has the adapters merged in float32, cast once.
+
+    adapted: None where the encoder's LoRA is gated, and served as it is.
+    """
+    if adapted is None:
+        served, adapter = gated_as_served(encoder, settings), save_gated_adapter(encoder, settings, adapter_folder)
+    else:
+        served = _with_decoder(encoder, settings.merged(adapted))
+        adapter = save_adapter(adapted, adapter_folder)
     return BundleParts(
         family=family,
         catalog=dataset.catalog,
@@ -41,17 +49,18 @@ def language_model_parts(
         item_vectors_ND=item_vectors_ND.detach().float().cpu().clone(),
         golden_histories=golden_histories(dataset.train),
         controls=_controls(served, settings),
-        adapter=save_adapter(adapted, adapter_folder),
+        adapter=adapter,
         tokenizer=base.tokenizer_file,
         base=base.identity,
     )
 
 
 def _with_decoder(encoder: LanguageModelEncoder, lm: PreTrainedModel) -> LanguageModelEncoder:
-    """The same encoder around another decoder; everything else is copied."""
-    config = encoder.config.model_copy(update={"dtype": str(lm.dtype).removeprefix("torch.")})
+    """The same encoder around another decoder, without gates; everything else is copied."""
+    config = encoder.config.model_copy(update={"dtype": str(lm.dtype).removeprefix("torch."), "gated_lora": None})
     made = config.build(lm)
-    ours = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith("lm.")}
+    left = ("lm.", "gated_lora.", "gate_sequence.")
+    ours = {name: tensor for name, tensor in encoder.state_dict().items() if not name.startswith(left)}
     missing, unexpected = made.load_state_dict(ours, strict=False)
     assert not unexpected
     assert all(name.startswith("lm.") for name in missing)
@@ -63,6 +72,11 @@ def _controls(served: LanguageModelEncoder, settings: LanguageModel) -> Mapping[
 
     def without_adapter(histories: HistoryBatch) -> Tensor:
         return _encode(_with_decoder(served, settings.open(dtype=served.lm.dtype).lm), histories)
+
+    def without_gate(histories: HistoryBatch) -> Tensor:
+        stripped = deepcopy(served)
+        stripped.gated_lora.make_constant(torch.full((stripped.gated_lora.config.experts,), 1.0))
+        return _encode(stripped, histories)
 
     def without_projector(histories: HistoryBatch) -> Tensor:
         stripped = deepcopy(served)
@@ -77,7 +91,8 @@ def _controls(served: LanguageModelEncoder, settings: LanguageModel) -> Mapping[
         table.zero_()
         return _encode(stripped, histories)
 
-    return {"adapter": without_adapter, "projector": without_projector, "item table": without_item_table}
+    controls = {"adapter": without_adapter, "projector": without_projector, "item table": without_item_table}
+    return controls | ({} if served.config.gated_lora is None else {"gate": without_gate})
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from torch import Tensor
 import offline.recipe
 from model_store.base_models import BaseModel as Base
 from model_store.encoders.history import HistoryBatch
+from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.encoders.token_row import TokenBlocks
 from model_store.token_blocks import tokenize_blocks
 from offline.item_text import item_texts
@@ -71,18 +72,25 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
             dataset.train, self.max_history, per_user=self.targets_per_user, seed=self.seed, epoch=epoch
         )
 
+    def _exported(self, encoder: LanguageModelEncoder) -> PeftModel | None:  # noqa: ARG002 - for those that override
+        """The plain LoRA that a trained gated one is merged as; None serves it unmerged."""
+        return None
+
     def _trained(
         self,
         family: str,
         objective: ReadOutNextItem,
         dataset: SequenceDataset,
         *,
-        adapted: PeftModel,
+        adapted: PeftModel | None,
         base: Base,
         checkpoints: Path,
         choose: Callable[[Tensor, Validation], dict[str, object]] | None = None,
     ) -> TrainedModel:
-        """Fit the one stage, choose on validation what `choose` chooses (given the item vectors), and export."""
+        """Fit the one stage, choose on validation what `choose` chooses (given the item vectors), and export.
+
+        adapted: the encoder's LM as PEFT sees it; None where the encoder's LoRA is gated.
+        """
         validation = Validation.of(dataset)
         progress = fit(
             objective,
@@ -101,7 +109,7 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
             objective.encoder,
             item_vectors_ND=item_vectors_ND,
             settings=self.lm,
-            adapted=adapted,
+            adapted=self._exported(objective.encoder) if adapted is None else adapted,
             base=base,
             adapter_folder=checkpoints / "adapter",
         )

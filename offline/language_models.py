@@ -61,15 +61,18 @@ class LanguageModel(BaseModel):
             random_init_seed=0 if self.random_init else None,
         )
 
+    def lora_config(self) -> LoraConfig:
+        return LoraConfig(
+            r=self.rank, lora_alpha=self.alpha, lora_dropout=0.0, bias="none", target_modules="all-linear"
+        )
+
     def with_adapters(self, lm: PreTrainedModel) -> PeftModel:
         """LoRA on all linear layers, injected into `lm` in place; only the adapters train.
 
         They compute in the base's dtype (the optimiser holds float32 masters), without dropout, and in float32 merged
         into each forward pass: PEFT's defaults cost 2.1 x the bare forward and backward.
         """
-        config = LoraConfig(
-            r=self.rank, lora_alpha=self.alpha, lora_dropout=0.0, bias="none", target_modules="all-linear"
-        )
+        config = self.lora_config()
         with warnings.catch_warnings():
             # PEFT asks transformers by a name that it deprecated; nothing that a person who trains could act on.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)

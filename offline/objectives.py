@@ -28,6 +28,10 @@ class Objective(nn.Module):
     def item_parameters(self) -> list[nn.Parameter]:
         return []
 
+    def figures(self) -> dict[str, float]:
+        """What else is worth knowing of the training since the last call: goes into its curve."""
+        return {}
+
 
 class Denominator(nn.Module):
     """The items that a softmax runs over: all but the cold ones. Without cold items logits pass as they are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,17 +39,26 @@ class Progress:
             "curve": self.curve,
         }
 
-    def judge(self, objective: nn.Module, ndcg: float, *, loss: float, average: int) -> None:
-        """Takes one validation figure of the weights as they stand.
+    def judge(
+        self, objective: nn.Module, ndcg: float, *, loss: float, average: int, figures: Mapping[str, float]
+    ) -> None:
+        """Takes one validation figure of the weights as they stand; `figures` go into the curve beside it.
 
         Judged is the mean of the last `average` figures; kept is the average of their weights.
         """
         self.curve.append(
-            {"epoch": self.epoch, "targets": self.targets, "seconds": self.seconds, "loss": loss, "ndcg@10": ndcg}
+            {
+                "epoch": self.epoch,
+                "targets": self.targets,
+                "seconds": self.seconds,
+                "loss": loss,
+                "ndcg@10": ndcg,
+                **figures,
+            }
         )
         self.recent = [*self.recent, _trainable(objective)][-average:]
-        figures = [point["ndcg@10"] for point in self.curve[-average:]]
-        mean = sum(figures) / len(figures)
+        ndcgs = [point["ndcg@10"] for point in self.curve[-average:]]
+        mean = sum(ndcgs) / len(ndcgs)
         if mean > self.best:
             self.best, self.best_epoch, self.since_best = mean, self.epoch, 0
             self.best_weights = _average(self.recent)

@@ -112,13 +112,16 @@ class ReadOutNextItem(Objective):
         users_TD = self.encoder.project(self.dropout(self._read_outs(inputs, injected_TH)))
         if self.encoder.config.residual is None:
             return users_TD
-        speaks_B = torch.rand(len(inputs)) >= self.branch_drop
+        speaks_T = torch.rand(len(inputs)) >= self.branch_drop
+        if not self.single_target:
+            speaks_T = torch.repeat_interleave(speaks_T, inputs.lengths)
+        return speaks_T[:, None].to(users_TD) * self._sequence_vectors(inputs) + users_TD
+
+    def _sequence_vectors(self, inputs: HistoryBatch) -> Tensor:
+        """[T, D] of the residual's sequence encoder, with its dropout; with single_target [B, D]."""
         sequence = self.encoder.residual_sequence
-        if self.single_target:
-            known_TD: Tensor = sequence(inputs)
-            return speaks_B[:, None].to(users_TD) * known_TD + users_TD
-        speaks_T1 = torch.repeat_interleave(speaks_B, inputs.lengths)[:, None].to(users_TD)
-        return speaks_T1 * sequence.forward_positions(inputs) + users_TD
+        vectors_TD: Tensor = sequence(inputs) if self.single_target else sequence.forward_positions(inputs)
+        return vectors_TD
 
     def _read_outs(self, inputs: HistoryBatch, injected_TH: Tensor | None) -> Tensor:
         if self.single_target:

@@ -117,7 +117,7 @@ def fit(
         last = out_of_time or progress.epoch >= plan.epochs
         if last or progress.epoch % plan.evaluate_every == 0:
             ndcg = as_main_says(validate())
-            progress.judge(objective, ndcg, loss=loss, average=plan.average)
+            progress.judge(objective, ndcg, loss=loss, average=plan.average, figures=objective.figures())
             progress.done = last or progress.since_best >= plan.patience
             accelerator.log({"loss": loss, "validation_ndcg@10": ndcg}, step=progress.steps)
             logger.info(

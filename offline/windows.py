@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -10,21 +12,36 @@ from torch import Tensor
 from model_store.encoders.history import HistoryBatch
 
 
-def training_windows(train: HistoryBatch, max_history: int) -> HistoryBatch:
+@dataclass(frozen=True, slots=True, eq=False)
+class UserWindows(HistoryBatch):
+    """Windows that know whose they are: users int64[B], rows of the training split."""
+
+    users: Tensor
+
+    @classmethod
+    def of_users(cls, pieces: Sequence[Tensor], users: Sequence[int]) -> Self:
+        made = HistoryBatch.of(pieces)
+        return cls(made.rows, made.offsets, torch.tensor(users, dtype=torch.int64))
+
+    def select(self, indices: Iterable[int]) -> UserWindows:
+        chosen = list(indices)
+        return UserWindows.of_users([self.history(b) for b in chosen], self.users[chosen].tolist())
+
+
+def training_windows(train: HistoryBatch, max_history: int) -> UserWindows:
     """Windows of up to `max_history` + 1 items with stride `max_history`, cut from the end of every sequence.
 
     A window of n items gives n - 1 inputs and n - 1 targets; every item but a user's first is a target exactly once.
     """
-    sequences = [train.history(b) for b in range(len(train))]
-    pieces: list[Tensor] = [
-        sequence[max(0, end - max_history - 1) : end]
-        for sequence in sequences
+    pieces = [
+        (user, sequence[max(0, end - max_history - 1) : end])
+        for user, sequence in enumerate(map(train.history, range(len(train))))
         for end in range(len(sequence), 1, -max_history)
     ]
-    return HistoryBatch.of(pieces)
+    return UserWindows.of_users([piece for _, piece in pieces], [user for user, _ in pieces])
 
 
-def cuts(train: HistoryBatch, max_history: int, *, per_user: int, seed: int, epoch: int) -> HistoryBatch:
+def cuts(train: HistoryBatch, max_history: int, *, per_user: int, seed: int, epoch: int) -> UserWindows:
     """For encoders that give one vector per history: up to `per_user` prefixes of each sequence, drawn anew each epoch.
 
     The last item of a cut is its target, the up to `max_history` items before it are its input; a sequence of n items
@@ -32,23 +49,29 @@ def cuts(train: HistoryBatch, max_history: int, *, per_user: int, seed: int, epo
     """
     generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
     pieces: list[Tensor] = []
-    for sequence in map(train.history, range(len(train))):
+    users: list[int] = []
+    for user, sequence in enumerate(map(train.history, range(len(train)))):
         drawn = torch.randperm(max(0, len(sequence) - 1), generator=generator)[:per_user] + 2
         pieces += [sequence[max(0, end - max_history - 1) : end] for end in drawn.sort().values.tolist()]
-    return HistoryBatch.of(pieces)
+        users += [user] * len(drawn)
+    return UserWindows.of_users(pieces, users)
 
 
 def input_and_target(windows: HistoryBatch) -> tuple[HistoryBatch, Tensor]:
     """All but the last item of each window, and that last item: int64[B]."""
-    inputs = HistoryBatch.of([windows.history(b)[:-1] for b in range(len(windows))])
-    return inputs, windows.rows[windows.offsets[1:] - 1].long()
+    return _inputs(windows), windows.rows[windows.offsets[1:] - 1].long()
 
 
 def inputs_and_targets(windows: HistoryBatch) -> tuple[HistoryBatch, Tensor]:
     """All but the last item of each window, and for each of them the item that follows: int64[total]."""
-    inputs = HistoryBatch.of([windows.history(b)[:-1] for b in range(len(windows))])
     targets = HistoryBatch.of([windows.history(b)[1:] for b in range(len(windows))])
-    return inputs, targets.rows.long()
+    return _inputs(windows), targets.rows.long()
+
+
+def _inputs(windows: HistoryBatch) -> HistoryBatch:
+    """Of windows that know their users, so do the inputs."""
+    made = HistoryBatch.of([windows.history(b)[:-1] for b in range(len(windows))])
+    return replace(windows, rows=made.rows, offsets=made.offsets)
 
 
 def shuffled_batches(windows: HistoryBatch, size: int, *, seed: int, epoch: int) -> Iterator[list[int]]:

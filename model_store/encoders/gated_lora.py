@@ -27,7 +27,8 @@ from model_store.encoders.token_row import TokenRow
 
 class GatedLoraConfig(BaseModel):
     """gate: `causal`, the sequence encoder's state after each item weighs the experts for that item's tokens, and
-    tokens before the first item have the uniform gate; `history`, its vector of the whole history, for all tokens.
+    tokens before the first item have the gate of no history, softmax(bias); `history`, its vector of the whole history
+    does it for all tokens.
 
     sequence: the encoder whose states the gate reads; with a residual, that is the residual's own.
     """
@@ -88,9 +89,8 @@ class GatedLinear(nn.Module):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight = linear.weight
         self.register_parameter("bias", linear.bias)
-        like = {"dtype": linear.weight.dtype, "device": linear.weight.device}
-        self.lora_A = nn.Parameter(torch.empty(rank, linear.in_features, **like))
-        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, rank, **like))
+        self.lora_A = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
+        self.lora_B = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # PEFT's
         self._switch = switch
 
@@ -136,11 +136,21 @@ class GatedLora(nn.Module):
             lengths_B = torch.tensor(row.lengths, device=gates_XE.device)
             gates_SE = gates_XE.repeat_interleave(lengths_B, dim=0)
         else:
-            uniform_1E = torch.full_like(gates_XE[:1], 1 / self.config.experts)
-            # Index -1, a token before the first item, finds the uniform gate at the end.
-            gates_SE = torch.cat((gates_XE, uniform_1E))[row.items_S.to(gates_XE.device)]
+            # Index -1, a token before the first item, finds the last row.
+            gates_SE = torch.cat((gates_XE, self.no_history_1E))[row.items_S.to(gates_XE.device)]
         with self._switch.over(self.in_rank_space(gates_SE).to(dtype)):
             yield
+
+    @property
+    def no_history_1E(self) -> Tensor:
+        """float32 [1, experts]: the gate of tokens before the first item, alike for all histories."""
+        return torch.softmax(self.router.bias, dim=-1)[None]
+
+    def make_constant(self, gate_E: Tensor) -> None:
+        """From now on every token has this gate: plain LoRA, which can be merged."""
+        with torch.no_grad():
+            self.router.weight.zero_()
+            self.router.bias.copy_(gate_E.clamp_min(1e-30).log())
 
     def in_rank_space(self, gates_SE: Tensor) -> Tensor:
         """[S, rank]: alpha / r* times the gate of each rank row's expert."""

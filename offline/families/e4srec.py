@@ -14,29 +14,24 @@ from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, model_validator
-from torch import Tensor, nn
 
 from model_store.base_models import BaseModel as Base
 from model_store.bundle import Bundle
 from model_store.encoders.language_model import (
     AllPositionsLanguageModelEncoder,
     LanguageModelConfig,
-    ResidualConfig,
     encoder_on,
 )
-from model_store.encoders.sequence import SequenceEncoder
 from model_store.token_blocks import CompactVocabulary, compact_vocabulary
 from offline.injected_items import ItemProjector
 from offline.language_model_recipe import LanguageModelRecipe
 from offline.read_out_objective import ReadOutNextItem, TiedItems
 from offline.recipe import TrainedModel
+from offline.sequence_residual import choose_beta, residual_config, take_sequence
 from offline.sequences import SequenceDataset
 from offline.teachers import check_teaching, taught_by
 from offline.training import FitPlan
-from offline.validation import Validation
 from offline.windows import training_windows
-
-BETAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 
 class Recipe(LanguageModelRecipe):
@@ -109,7 +104,7 @@ class Recipe(LanguageModelRecipe):
             adapted=adapted,
             base=base,
             checkpoints=checkpoints,
-            choose=partial(_choose_beta, encoder) if self.residual else None,
+            choose=partial(choose_beta, encoder) if self.residual else None,
         )
 
     def _encoder(self, dataset: SequenceDataset, base: Base, start: Bundle) -> AllPositionsLanguageModelEncoder:
@@ -122,27 +117,13 @@ class Recipe(LanguageModelRecipe):
             item_input="tokens+vector" if self.history_input == "tokens+id" else "vector",
             prefix=self._prefix(base),
             dtype=self.lm.dtype,
-            residual=self._residual(start),
+            residual=residual_config(start, self.max_history) if self.residual else None,
         )
         encoder = encoder_on(config, base, items=self._item_tokens(dataset, base))
         assert isinstance(encoder, AllPositionsLanguageModelEncoder)
         if self.residual:
-            encoder.residual_sequence.load_state_dict(start.encoder.state_dict())
-            encoder.residual_sequence.requires_grad_(False)
-            # Step 0 is the SASRec it starts from, exactly.
-            nn.init.zeros_(encoder.head[-1].weight)  # type: ignore[arg-type]
-            nn.init.zeros_(encoder.head[-1].bias)  # type: ignore[arg-type]
+            take_sequence(encoder, start)
         return encoder
-
-    def _residual(self, start: Bundle) -> ResidualConfig | None:
-        if not self.residual:
-            return None
-        if not isinstance(start.encoder, SequenceEncoder) or start.encoder.max_history < self.max_history:
-            raise ValueError(
-                "residual = true needs items_from to be a SASRec that reads at least "
-                f"max_history = {self.max_history} items"
-            )
-        return ResidualConfig(sequence=start.encoder.config, beta=1.0)
 
     def _item_tokens(self, dataset: SequenceDataset, base: Base) -> CompactVocabulary | None:
         if self.history_input != "tokens+id":
@@ -152,19 +133,3 @@ class Recipe(LanguageModelRecipe):
     def _projector(self, dataset: SequenceDataset, base: Base, dim: int) -> ItemProjector:
         text_NH = self._text_vectors(dataset).unit_NH if self.history_input == "sum" else None
         return ItemProjector(dim=dim, text_NH=text_NH, hidden=base.hidden, input_std=base.input_std)
-
-
-def _choose_beta(
-    encoder: AllPositionsLanguageModelEncoder, item_vectors_ND: Tensor, validation: Validation
-) -> dict[str, object]:
-    """Sets the encoder's beta to the best on validation (the smallest among equals)."""
-    residual = encoder.config.residual
-    assert residual is not None
-    figures: dict[float, float] = {}
-    for beta in BETAS:
-        changed = residual.model_copy(update={"beta": beta})
-        encoder.config = encoder.config.model_copy(update={"residual": changed})
-        figures[beta] = validation.ndcg10(encoder, item_vectors_ND)
-    best = max(figures, key=lambda beta: (figures[beta], -beta))
-    encoder.config = encoder.config.model_copy(update={"residual": residual.model_copy(update={"beta": best})})
-    return {"beta": best, "ndcg@10_by_beta": {str(beta): figure for beta, figure in figures.items()}}

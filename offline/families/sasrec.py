@@ -16,6 +16,7 @@ from model_store.bundle import Bundle
 from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
 from model_store.staging import BundleParts
 from offline.golden_histories import golden_histories
+from offline.initial_weights import initialise
 from offline.objectives import NextItem
 from offline.recipe import TrainedModel
 from offline.sequences import SequenceDataset
@@ -71,7 +72,7 @@ class Recipe(offline.recipe.Recipe):
             dropout=self.dropout,
         )
         encoder = config.build()
-        encoder.apply(_initialise)
+        encoder.apply(initialise)
         windows = training_windows(dataset.train, self.max_history)
         distillation = taught_by(
             parents.get("teacher"), windows, dataset=dataset, weight=self.distillation, checkpoints=checkpoints
@@ -99,10 +100,3 @@ class Recipe(offline.recipe.Recipe):
             golden_histories=golden_histories(dataset.train),
             controls={"item table": without_items},
         )
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)

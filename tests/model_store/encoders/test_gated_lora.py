@@ -191,14 +191,14 @@ def test_a_whole_history_s_gate_allows_neither_positions_nor_growth(make: Make) 
 
 
 @torch.no_grad()
-def test_the_gate_reads_the_history_and_the_prefix_has_none(make: Make, histories: HistoryBatch) -> None:
+def test_the_gate_reads_the_history_and_the_prefix_has_that_of_none(make: Make, histories: HistoryBatch) -> None:
     encoder = make()
     seen: list[Tensor] = []
     encoder.lm.register_forward_pre_hook(lambda *_: seen.append(encoder.gated_lora._switch.gate_SR.clone()))
     encoder(histories.select([0]))
     (gate_SR,) = seen
     assert gate_SR.shape == (3 + 5, 6)
-    torch.testing.assert_close(gate_SR[:3], torch.full((3, 6), 5.0 / 6))
+    torch.testing.assert_close(gate_SR[:3, ::2], 5.0 / 2 * encoder.gated_lora.no_history_1E.expand(3, 3))
     assert encoder.sequence is not None
     states_TD = encoder.sequence.forward_positions(histories.select([0]))
     torch.testing.assert_close(gate_SR[3:, ::2], 5.0 / 2 * encoder.gated_lora.gates(states_TD))

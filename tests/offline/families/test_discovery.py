@@ -43,6 +43,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"history_input": "sum", "lm": {"random_init": True}},
         {"history_input": "id", "teacher": "v"},
     ],
+    "ilora": [
+        {"experts": 2, "residual": True},
+        {"experts": 2, "history_input": "tokens+id", "gate": "history", "out_of_fold": True},
+        {"experts": 4, "gate": "mean"},
+        {"space": "common", "item_tower": "text+id", "dim": 8, "experts": 2},
+        {"space": "common", "item_tower": "text", "dim": 8, "experts": 2, "lm": {"served_dtype": "bfloat16"}},
+    ],
     "contriever": [
         {"history_input": "text_vector"},
         {"history_input": "tokens", "pooling": "mean"},
@@ -54,7 +61,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"ranker": "pointwise", "vectors_from": "v", "window": 8},
     ],
 }
-OF_LANGUAGE_MODELS = ("e4srec", "contriever", "llamarec")
+OF_LANGUAGE_MODELS = ("e4srec", "ilora", "contriever", "llamarec")
 
 
 def _section(family: str, changes: dict[str, Any], tiny_base: Path) -> dict[str, Any]:
@@ -66,14 +73,15 @@ def _section(family: str, changes: dict[str, Any], tiny_base: Path) -> dict[str,
             return changes
     lm = {"base": str(tiny_base), "keep_layers": 2, "served_dtype": "float32", "rank": 4} | changes.get("lm", {})
     section = {"max_history": 16, "prompt": "a b", "fit": FIT} | changes | {"lm": lm}
-    return section | {"e4srec": {"items_from": "v"}, "contriever": {"dim": 8}}.get(family, {})
+    roles = {"e4srec": {"items_from": "v"}, "ilora": {"items_from": "v"}, "contriever": {"dim": 8}}
+    return section | roles.get(family, {})
 
 
 CASES = [(family, variant) for family, variants in VARIANTS.items() for variant in variants]
 
 
 def test_every_family_is_covered() -> None:
-    assert len(families.names()) == 6
+    assert len(families.names()) == 7
     assert sorted(VARIANTS) == families.names()
 
 
@@ -137,7 +145,7 @@ def test_trained_exported_loaded_searched(
     assert evaluate(bundle, data.test, seen_removed=True).values("hr@10").mean() > 0
 
 
-@pytest.mark.parametrize("family", ["sasrec", "e4srec", "contriever", "llamarec"])
+@pytest.mark.parametrize("family", ["sasrec", "e4srec", "contriever", "llamarec", "ilora"])
 def test_the_same_seed_gives_the_same_loss(
     family: str, data: Split, *, tiny_base: Path, tmp_path: Path, parents: Mapping[str, Bundle]
 ) -> None:
@@ -154,7 +162,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize(("family", "variant"), [("sasrec", 0), ("sasrec", 1), ("e4srec", 1), ("contriever", 2)])
+@pytest.mark.parametrize(
+    ("family", "variant"), [("sasrec", 0), ("sasrec", 1), ("e4srec", 1), ("contriever", 2), ("ilora", 0)]
+)
 def test_a_killed_run_resumes_to_the_same_bundle(
     family: str,
     variant: int,
