@@ -174,7 +174,7 @@ class Batcher:
             elif type(work) is not type(batch[0].work) or work.bundle is not batch[0].work.bundle:
                 others.append(entry)
                 continue
-            cost = 0 if work.key is not None and work.key in keys else work.tokens
+            cost = work.own_tokens if work.key is not None and work.key in keys else work.tokens
             if batch and tokens + cost > budget:
                 queue.appendleft(entry)
                 break
@@ -205,8 +205,11 @@ class Batcher:
 
     def _learn(self, batch: Sequence[_Entry], seconds: float) -> None:
         first = batch[0].work
-        shared = {entry.work.key if entry.work.key is not None else id(entry): entry.work.tokens for entry in batch}
-        tokens = sum(shared.values())
+        shared = {
+            entry.work.key if entry.work.key is not None else id(entry): entry.work.tokens - entry.work.own_tokens
+            for entry in batch
+        }
+        tokens = sum(shared.values()) + sum(entry.work.own_tokens for entry in batch)
         self.pace(first.bundle.version, type(first)).observe(tokens, seconds)
         self._seconds_per_token += 0.2 * (seconds / tokens - self._seconds_per_token)
         self._metrics.batch_size.observe(len(batch))

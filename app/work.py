@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar, Generic, TypeVar
 
@@ -34,14 +34,15 @@ class Urgency(IntEnum):
 class Work(ABC, Generic[ResultT]):
     """One entry. Entries of one class and one bundle may run as one batch.
 
-    tokens: what it costs, in tokens that the encoder reads. key: entries with equal keys share that
-    cost; None shares with none.
+    tokens: what it costs, in tokens that encoder and ranker read. key: entries with equal keys share that cost, all but
+    `own_tokens` of it; None shares with none.
     """
 
     urgency: ClassVar[Urgency]
     bundle: Bundle
     tokens: int
     key: bytes | None
+    own_tokens: int = field(default=0, kw_only=True)
 
     @classmethod
     @abstractmethod
@@ -75,10 +76,13 @@ class Recommendation(Work[Found]):
 
     @classmethod
     def of(cls, bundle: Bundle, rows: Sequence[int], want: Want) -> Recommendation:
-        """rows: the whole history; its cost is that of the window that the encoder will read."""
+        """rows: the whole history; its cost is that of the window that encoder and ranker will read."""
         window = HistoryBatch.of([rows]).windowed(bundle.manifest.max_history, bundle.manifest.jump)
-        tokens = bundle.encoder.token_counts(window)[0]
-        return cls(bundle, max(1, tokens), window.rows.numpy().tobytes(), window.rows, want)
+        encoded = max(1, bundle.encoder.token_counts(window)[0])
+        # Each request has candidates of its own, so equal histories do not share what a ranker reads.
+        ranked = bundle.ranker.token_counts(window)[0] if bundle.ranker and want.rerank else 0
+        key = window.rows.numpy().tobytes()
+        return cls(bundle, encoded + ranked, key, window.rows, want, own_tokens=ranked)
 
     @classmethod
     def run(cls, bundle: Bundle, batch: Sequence[Work[Found]]) -> list[Found]:

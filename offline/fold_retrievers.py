@@ -16,7 +16,7 @@ from model_store.encoders.history import HistoryBatch, QueryEncoder
 from offline import families
 from offline.recipe import Recipe
 from offline.sequences import Queries, SequenceDataset
-from offline.splits import catalog_of, histories_of
+from offline.training_split import catalog_of, histories_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +31,8 @@ class FoldRetriever:
     def best_rows(self, history_T: Tensor, *, depth: int, excluded: Tensor, allowed_N: Tensor) -> Tensor:
         """int64 [up to depth]: the best rows among those allowed and not excluded, ties by row."""
         batch = HistoryBatch.of([history_T]).windowed(self.encoder.max_history, self.encoder.jump)
-        scores_N = (self.encoder(batch).cpu() @ self.item_vectors_ND.T)[0].masked_fill(~allowed_N, float("-inf"))
+        scores_N: Tensor = (self.encoder(batch).cpu() @ self.item_vectors_ND.T)[0]
+        scores_N = scores_N.masked_fill(~allowed_N, float("-inf"))
         scores_N[excluded.long()] = float("-inf")
         best = scores_N.argsort(descending=True, stable=True)[:depth]
         return best[scores_N[best].isfinite()]
@@ -39,7 +40,7 @@ class FoldRetriever:
 
 def retriever_recipe(bundle: Bundle) -> Recipe:
     """How that retriever was trained; ValueError unless it was trained by itself."""
-    recipe = families.recipe_class(bundle.manifest.family).model_validate(bundle.manifest.provenance.recipe)
+    recipe = families.recipe_class(bundle.manifest.family).recorded(bundle.manifest.provenance.recipe)
     if named := recipe.parent_references():
         raise ValueError(
             f"retriever: {bundle.version} was trained with {', '.join(named)} = {', '.join(named.values())}, which has "
@@ -67,12 +68,19 @@ def without_users(dataset: SequenceDataset, users: npt.NDArray[np.int64]) -> Seq
         for user in range(len(dataset.train))
     ]
     kept = np.flatnonzero(~np.isin(dataset.validation.users, users))
-    validation = dataset.validation
     return replace(
         dataset,
         catalog=catalog_of(dataset.items, train),
         train=histories_of(train),
-        validation=Queries(
-            validation.histories.select(kept.tolist()), validation.targets[kept], validation.users[kept]
-        ),
+        validation=_chosen(dataset.validation, kept),
+    )
+
+
+def _chosen(queries: Queries, kept: npt.NDArray[np.int64]) -> Queries:
+    return Queries(
+        histories=queries.histories.select(kept.tolist()),
+        targets=queries.targets[kept],
+        users=queries.users[kept],
+        weights=None if queries.weights is None else queries.weights[kept],
+        seen=None if queries.seen is None else queries.seen.select(kept.tolist()),
     )

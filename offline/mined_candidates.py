@@ -42,7 +42,7 @@ def mine(
             sequence = dataset.train.history(user)
             for place in _places(sequence, per_user, user=user, seed=seed, repeats=not dataset.exclude_seen):
                 history, target = sequence[:place], int(sequence[place])
-                excluded = history.unique() if dataset.exclude_seen else history[:0]
+                excluded = torch.unique(history) if dataset.exclude_seen else history[:0]
                 best = retriever.best_rows(history, depth=depth, excluded=excluded, allowed_N=trained_N)
                 mined.append(MinedTarget(history, target, best[best != target], excluded))
     return mined

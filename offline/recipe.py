@@ -77,6 +77,19 @@ class Recipe(BaseModel, ABC):
                 completed[name] = field_info.default.model_dump(exclude_unset=True) | section
         return completed
 
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any]) -> Self:
+        """The recipe that a manifest's provenance holds. It names every field: those that stand at their defaults count
+        as not written, as in the run file, for a recipe may refuse a pair only where both were asked for.
+        """
+        defaults = {
+            name: info.get_default(call_default_factory=True)
+            for name, info in cls.model_fields.items()
+            if not info.is_required()
+        }
+        dumped = {name: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for name, v in defaults.items()}
+        return cls.model_validate({k: v for k, v in record.items() if k not in dumped or v != dumped[k]})
+
     def parent_references(self) -> dict[str, str]:
         """Role -> version, or `run:NAME` for the newest version of that run: what `train` gets as `parents`."""
         return {}

@@ -15,7 +15,8 @@ from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
 from model_store.ranker import InterpolatedRanker, interpolated, reranked
 from model_store.retrieval import Candidates, Want
-from offline.sequences import Queries
+from offline.metrics import weighted_mean
+from offline.sequences import SequenceDataset
 
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
 TOGETHER = 64  # queries whose prompts are laid out at once
@@ -23,90 +24,86 @@ TOGETHER = 64  # queries whose prompts are laid out at once
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RerankingProblem:
-    """What the retriever found for some queries, searched once.
+    """What the retriever found for the validation queries, searched once. Items of cold events are not offered: nothing
+    about them may be chosen on.
 
-    depth: how many of each the ranker sees. rows_QK, scores_QK: those, -1 pads.
+    histories: cut to the retriever's window. weights: of each query in a mean, None: all alike (`Queries`).
+    depth: how many of each the ranker sees. rows_QK: int64 [Q, depth], best first, -1 pads; scores_QK: float64.
     """
 
     histories: HistoryBatch
     targets: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float64] | None
     found: list[Candidates]
     depth: int
+    rows_QK: Tensor
+    scores_QK: Tensor
 
     @classmethod
-    def of(cls, queries: Queries, retriever: Bundle, *, exclude_seen: bool, depth: int) -> RerankingProblem:
+    def of(cls, dataset: SequenceDataset, retriever: Bundle, *, depth: int) -> RerankingProblem:
         """retriever: a bundle without a ranker."""
-        whole = queries.histories
-        seen = [
-            np.unique(whole.history(q).numpy()).astype(np.int64) if exclude_seen else None for q in range(len(whole))
-        ]
-        wants = [Want(max(depth, 10), excluded_rows=rows) for rows in seen]  # type: ignore[arg-type]  # None is none
-        found = [
-            each
-            for part in _parts(len(whole), 256)
-            for each in retriever.search(retriever.encode(whole.select(part)).vectors_BD, wants[part.start : part.stop])
-        ]
-        windowed = whole.windowed(retriever.manifest.max_history, retriever.manifest.jump)
-        return cls(windowed, queries.targets, found, depth)
+        queries = dataset.validation
+        cold = np.flatnonzero(dataset.cold_items).astype(np.int64)
+        found: list[Candidates] = []
+        for part in _parts(len(queries), 256):
+            vectors_BD = retriever.encode(queries.histories.select(part)).vectors_BD
+            seen = [queries.seen_items.history(q).numpy() if dataset.exclude_seen else cold[:0] for q in part]
+            wants = [Want(max(depth, 10), excluded_rows=np.union1d(rows, cold).astype(np.int64)) for rows in seen]
+            found += retriever.search(vectors_BD, wants)
+        rows_QK = torch.full((len(found), depth), -1, dtype=torch.int64)
+        scores_QK = torch.zeros(len(found), depth, dtype=torch.float64)
+        for q, each in enumerate(found):
+            rows_QK[q, : len(each.rows[:depth])] = torch.from_numpy(each.rows[:depth])
+            scores_QK[q, : len(each.rows[:depth])] = torch.from_numpy(each.scores[:depth])
+        windowed = queries.histories.windowed(retriever.manifest.max_history, retriever.manifest.jump)
+        return cls(windowed, queries.targets, queries.weights, found, depth, rows_QK, scores_QK)
 
     def sample(self, most: int) -> RerankingProblem:
         """So many of its queries at most, drawn once by a constant seed."""
         order = torch.randperm(len(self.found), generator=torch.Generator().manual_seed(0))
         drawn = order[:most].sort().values.tolist()
         return RerankingProblem(
-            self.histories.select(drawn), self.targets[drawn], [self.found[q] for q in drawn], self.depth
+            self.histories.select(drawn),
+            self.targets[drawn],
+            None if self.weights is None else self.weights[drawn],
+            [self.found[q] for q in drawn],
+            self.depth,
+            self.rows_QK[drawn],
+            self.scores_QK[drawn],
         )
 
     @torch.inference_mode()
     def opinions(self, ranker: InterpolatedRanker) -> Tensor:
         """float32 [Q, depth] on the CPU."""
-        rows_QK = self._rows()
         was_training = ranker.training
         ranker.eval()
         parts = [
-            ranker.opinions(self.histories.select(part), rows_QK[part.start : part.stop])
+            ranker.opinions(self.histories.select(part), self.rows_QK[part.start : part.stop])
             for part in _parts(len(self.found), TOGETHER)
         ]
         ranker.train(was_training)
-        return torch.cat(parts) if parts else torch.empty(0, self.depth)
+        return torch.cat(parts)
 
     def ndcg10(self, opinions_QK: Tensor, *, weight: float) -> float:
         """Of the lists as they would be served with that weight."""
-        return float(
-            np.mean(
-                [
-                    _gain(found, target)
-                    for found, target in zip(self._lists(opinions_QK, weight), self.targets, strict=True)
-                ]
-            )
-        )
+        gains = [
+            _gain(found, target) for found, target in zip(self._lists(opinions_QK, weight), self.targets, strict=True)
+        ]
+        return float(weighted_mean(np.array(gains), self.weights))
 
     def recall(self) -> float:
         """Share of queries whose target the ranker sees at all: what no order can pass."""
-        return float(
-            np.mean(
-                [target in found.rows[: self.depth] for found, target in zip(self.found, self.targets, strict=True)]
-            )
-        )
+        seen_Q = (self.rows_QK == torch.from_numpy(self.targets).long()[:, None]).any(dim=1)
+        return float(weighted_mean(seen_Q.double().numpy(), self.weights))
 
     def _lists(self, opinions_QK: Tensor, weight: float) -> list[Candidates]:
         if weight == 0:
             return self.found
-        rows_QK = self._rows()
-        scores_QK = torch.zeros(rows_QK.shape, dtype=torch.float64)
-        for q, found in enumerate(self.found):
-            scores_QK[q, : len(found.rows[: self.depth])] = torch.from_numpy(found.scores[: self.depth])
-        final_QK = interpolated(scores_QK, opinions_QK, present_BK=rows_QK >= 0, weight=weight).numpy()
+        final_QK = interpolated(self.scores_QK, opinions_QK, present_BK=self.rows_QK >= 0, weight=weight).numpy()
         return [
             reranked(found, final_K[: len(found.rows)]) if len(found.rows) else found
             for found, final_K in zip(self.found, final_QK, strict=True)
         ]
-
-    def _rows(self) -> Tensor:
-        rows_QK = torch.full((len(self.found), self.depth), -1, dtype=torch.int64)
-        for q, found in enumerate(self.found):
-            rows_QK[q, : len(found.rows[: self.depth])] = torch.from_numpy(found.rows[: self.depth])
-        return rows_QK
 
 
 def choose_weight(problem: RerankingProblem, ranker: InterpolatedRanker) -> dict[str, object]:

@@ -31,7 +31,7 @@ learning_rate = 0.01
 LM = """
 [recipe.lm]
 base = "{base}"
-keep_layers = 2
+keep_layers = {layers}
 rank = 4
 served_dtype = "float32"
 """
@@ -127,10 +127,14 @@ def write_run(tables: Path, tiny_base: Path) -> WriteRun:
         settings = {"sasrec": {"dim": "8", "max_history": "8", "heads": "1", "blocks": "1"}}.get(family, {})
         if family in ("e4srec", "contriever"):
             settings = {"max_history": "8", "prompt": '"a b"', "item_text": '"{title}"'}
+        if family == "llamarec":
+            settings = {"max_history": "8", "prompt": '"a b"', "window": "6", "folds": "2", "targets_per_user": "2"}
         lines = [f"{key} = {value}" for key, value in (settings | recipe).items()]
         sections = "" if family in ("ease", "fused") else FIT
         if family in ("e4srec", "contriever"):
-            sections += LM.format(base=tiny_base)
+            sections += LM.format(base=tiny_base, layers=2)
+        if family == "llamarec":
+            sections += LM.format(base=tiny_base, layers=3)
         file = tables / f"{name}.toml"
         head = f'protocol = "{protocol}"\n[data]\nkind = "tables"\nname = "tiny"\n'
         head += f'interactions = "{tables}/events.csv"\nitems = "{tables}/items.csv"\n'

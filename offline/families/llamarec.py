@@ -107,9 +107,7 @@ class Recipe(LanguageModelRecipe):
             raise ValueError(
                 f"retriever: {retriever.version} ({retriever.manifest.family}) is no sequence encoder: name a SASRec"
             )
-        problem = RerankingProblem.of(
-            dataset.validation, retriever, exclude_seen=dataset.exclude_seen, depth=self.window * self.windows
-        )
+        problem = RerankingProblem.of(dataset, retriever, depth=self.window * self.windows)
         if self.ranker == "pointwise":
             ranker = self._pointwise(parents["vectors_from"])
             log = choose_weight(problem, ranker)
@@ -169,8 +167,8 @@ class Recipe(LanguageModelRecipe):
         layers = layers_of(self.lm.base)
         if self.lm.keep_layers != layers:
             raise ValueError(
-                f"lm.keep_layers = {self.lm.keep_layers} of {layers} leaves the verbalizer no usable head, and there is "
-                f"no healing stage: set lm.keep_layers = {layers}"
+                f"lm.keep_layers = {self.lm.keep_layers} of {layers} leaves the verbalizer no usable head, and healing "
+                f"cannot mend it yet: set lm.keep_layers = {layers}"
             )
 
     def _mined(self, dataset: SequenceDataset, retriever: Bundle, checkpoints: Path) -> list[MinedTarget]:

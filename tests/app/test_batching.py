@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -243,3 +244,17 @@ def test_closing_refuses_what_waits() -> None:
             await scene.batcher.submit(scene.note("later"))
 
     bench(story)
+
+
+def test_entries_that_share_a_history_pay_for_what_is_their_own() -> None:
+    async def story(scene: Bench) -> None:
+        first = await scene.hold()
+        notes = [dataclasses.replace(scene.note(f"n{i}", tokens=5, key=b"same"), own_tokens=3) for i in range(4)]
+        waiting = await scene.submit(*notes)
+        scene.script.gate.set()
+        await asyncio.gather(first, *waiting)
+        # 5 + 3 fit into eight tokens, a third 3 does not.
+        assert scene.script.batches == [["first"], ["n0", "n1"], ["n2", "n3"]]
+
+    metrics = bench(story, max_batch_tokens=8)
+    assert value(metrics, "batch_tokens_sum") == 1 + 8 + 8

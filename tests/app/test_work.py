@@ -51,6 +51,19 @@ def test_the_cost_is_that_of_the_window(beta: Bundle) -> None:
     assert Recommendation.of(beta, [1, 2], Want(1)).tokens == 2
 
 
+class Costly(Backwards):
+    def token_counts(self, histories: HistoryBatch) -> list[int]:
+        return [100 * int(length) for length in histories.lengths]
+
+
+def test_what_a_ranker_reads_is_counted_for_each_request_that_asks_for_it(beta: Bundle) -> None:
+    bundle = dataclasses.replace(beta, ranker=Costly())
+    asked, plain = (Recommendation.of(bundle, [1, 2], Want(1, rerank=rerank)) for rerank in (True, False))
+    assert (asked.tokens, asked.own_tokens) == (202, 200)
+    assert (plain.tokens, plain.own_tokens) == (2, 0)
+    assert asked.key == plain.key, "they share the encoding of their history"
+
+
 def test_only_the_window_makes_histories_equal(beta: Bundle) -> None:
     one, other = [1] * 9 + list(range(12)), [2] * 9 + list(range(12))
     assert Recommendation.of(beta, one, Want(1)).key == Recommendation.of(beta, other, Want(1)).key

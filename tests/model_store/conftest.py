@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pytest
@@ -122,7 +122,12 @@ def tiny_lm() -> dict[str, Any]:
 
 
 def make_verbalizer(
-    *, items: int = 40, window: int = 6, windows: int = 1, weight: float = 0.5, dtype: str = "float32"
+    *,
+    items: int = 40,
+    window: int = 6,
+    windows: int = 1,
+    weight: float = 0.5,
+    dtype: Literal["float32", "bfloat16"] = "float32",
 ) -> VerbalizerRanker:
     """Random weights; item blocks of one to three tokens; six positions of history."""
     generator = torch.Generator().manual_seed(3)
