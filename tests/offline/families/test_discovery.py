@@ -73,7 +73,8 @@ def _section(family: str, changes: dict[str, Any], tiny_base: Path) -> dict[str,
             return changes
     lm = {"base": str(tiny_base), "keep_layers": 2, "served_dtype": "float32", "rank": 4} | changes.get("lm", {})
     section = {"max_history": 16, "prompt": "a b", "fit": FIT} | changes | {"lm": lm}
-    roles: dict[str, dict[str, Any]] = {"e4srec": {"items_from": "v"}, "ilora": {"items_from": "v"}, "contriever": {"dim": 8}}
+    ids = {"items_from": "v"}
+    roles: dict[str, dict[str, Any]] = {"e4srec": ids, "ilora": ids, "contriever": {"dim": 8}}
     return section | roles.get(family, {})
 
 
