@@ -13,6 +13,7 @@ from offline import families
 from offline.claims.probe import WatchedPlan, run_probe, withhold
 from offline.claims.probe_looks import Looks, reciprocal_ranks
 from offline.claims.probe_runs import read_runs
+from offline.claims.training_ease import training_ease
 from offline.datasets import Interactions
 from offline.recipe import Recipe
 from offline.validation import Validation
@@ -87,28 +88,39 @@ def test_looking_changes_nothing_and_comes_at_the_step_that_reaches_the_target(
     assert sum(last for _, _, last in run.users) / len(data.queries) == pytest.approx(run.mrr[-1], abs=1e-4)
 
 
-def test_every_arm_rate_and_seed_is_run_once(small_world: Interactions, tmp_path: Path, tiny_base: Path) -> None:
-    arms = {
-        "e4srec": _language_model("e4srec", tiny_base, items_from="run:whatever"),
-        "contriever": _language_model("contriever", tiny_base, dim=8),
-    }
+def test_every_arm_rate_and_seed_is_run_once(small_world: Interactions, tmp_path: Path) -> None:
+    """The arm is a SASRec too, which is quick."""
     how: dict[str, Any] = {"sasrec": _sasrec(), "folder": tmp_path, "epochs": 2, "points": 5}
-    runs = run_probe(small_world, arms, rates=(1e-3, 1e-2), seeds=(0,), **how)
-    assert sorted((run.arm, run.learning_rate) for run in runs if run.arm != "sasrec") == [
-        ("contriever", 1e-3),
-        ("contriever", 1e-2),
-        ("e4srec", 1e-3),
-        ("e4srec", 1e-2),
-    ]
-    targets = {tuple(run.targets) for run in runs if run.arm != "sasrec"}
-    assert len(targets) == 1, "the same number of targets for all"
+    how |= {"rates": (1e-3, 1e-2), "seeds": (0, 1)}
+    runs = run_probe(small_world, {"e4srec": _sasrec()}, **how)
+    found = sorted((run.learning_rate, run.seed) for run in runs if run.arm == "e4srec")
+    assert found == [(1e-3, 0), (1e-3, 1), (1e-2, 0), (1e-2, 1)]
+    assert sorted(run.seed for run in runs if run.arm == "sasrec") == [0, 1]
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").iterdir()}
     (tmp_path / "runs" / "e4srec-0.01-0.json").unlink()
-    again = run_probe(small_world, arms, rates=(1e-3, 1e-2), seeds=(0,), **how)
+    again = run_probe(small_world, {"e4srec": _sasrec()}, **how)
     after = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").iterdir()}
     assert {file.name for file in after if before[file] != after[file]} == {"e4srec-0.01-0.json"}
     assert [run.mrr for run in again] == [run.mrr for run in runs], "same seed, same curve"
     assert read_runs(tmp_path / "runs") == again
+
+
+def test_the_arms_of_the_claims_can_be_probed(small_world: Interactions, tmp_path: Path, tiny_base: Path) -> None:
+    start = {"items_from": "run:whatever"}
+    arms = {
+        "e4srec": _language_model("e4srec", tiny_base, **start),
+        "contriever": _language_model("contriever", tiny_base, dim=8),
+        "ilora-sasrec": _language_model("ilora", tiny_base, **start),
+        "ilora-common-id": _language_model("ilora", tiny_base, space="common", dim=8, **start),
+    }
+    runs = run_probe(
+        small_world, arms, sasrec=_sasrec(), folder=tmp_path, epochs=2, points=5, rates=(1e-2,), seeds=(0,)
+    )
+    assert sorted(run.arm for run in runs) == sorted([*arms, "sasrec"])
+    assert len({tuple(run.targets) for run in runs if run.arm != "sasrec"}) == 1, "as many targets for each"
+    assert all(max(run.mrr) > 0 for run in runs)
+    measured = {finding.number: finding for finding in training_ease(runs, draws=200, seed=0)}
+    assert all(measured[number].estimate is not None for number in (1, 2, 11))
 
 
 def test_a_training_that_diverges_is_a_result(small_world: Interactions, tmp_path: Path) -> None:
