@@ -32,6 +32,25 @@ class FrozenTower(nn.Module):
         return normalize(self.head(self.text_NH), dim=-1)
 
 
+class IdTower(nn.Module):
+    """ID vectors of another model, and a projector that learns: full gradient to every item, each step.
+
+    The same shape as `FrozenTower`, so that two recipes differ in what they know of an item and in nothing else. No
+    LayerNorm: the length of an ID vector tells how often the item was chosen.
+    """
+
+    ids_ND: Tensor
+
+    def __init__(self, ids_ND: Tensor, dim: int, *, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("ids_ND", ids_ND / ids_ND.std(), persistent=False)
+        self.head = nn.Sequential(nn.Linear(ids_ND.shape[1], hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(self, targets_T: Tensor | None = None) -> Tensor:  # noqa: ARG002 - all items learn, targets or not
+        """float32 [N, D] of unit length."""
+        return normalize(self.head(self.ids_ND), dim=-1)
+
+
 class CachedTower(nn.Module):
     """Items through the adapted language model: the batch's distinct targets with gradient, all others from a cache.
 

@@ -71,7 +71,8 @@ class CachedTeacher:
                 _write(bundle, windows, fresh, ends_only=ends_only)
                 fresh.rename(file)
         vectors_XD = np.lib.format.open_memmap(file, mode="r")
-        return cls(windows, vectors_XD, torch.from_numpy(bundle.index.vectors_ND), ends_only=ends_only)
+        items_ND = torch.from_numpy(bundle.index.vectors_ND).clone()
+        return cls(windows, vectors_XD, items_ND, ends_only=ends_only)
 
     def read(self, inputs: HistoryBatch) -> Read:
         """Of windows that it has read; KeyError for others."""

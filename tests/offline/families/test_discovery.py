@@ -42,6 +42,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"history_input": "sum", "residual": True, "train_items": False},
         {"history_input": "sum", "lm": {"random_init": True}},
         {"history_input": "id", "teacher": "v"},
+        {"history_input": "text_vector", "item_tower": "id+text"},
     ],
     "ilora": [
         {"experts": 2, "residual": True},
@@ -54,6 +55,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"history_input": "text_vector"},
         {"history_input": "tokens", "pooling": "mean"},
         {"history_input": "text_vector", "item_training": "cached", "refresh": 3},
+        {"history_input": "text_vector", "item_tower": "id", "items_from": "v"},
+        {"history_input": "tokens", "pooling": "prompt", "suffix": "a b ?", "targets_per_user": 4},
     ],
     "llamarec": [
         {"window": 8, "folds": 2, "targets_per_user": 2, "lm": {"keep_layers": 3}},
@@ -164,7 +167,8 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    ("family", "variant"), [("sasrec", 0), ("sasrec", 1), ("e4srec", 1), ("contriever", 2), ("ilora", 0)]
+    ("family", "variant"),
+    [("sasrec", 0), ("sasrec", 1), ("e4srec", 1), ("contriever", 2), ("contriever", 4), ("ilora", 0)],
 )
 def test_a_killed_run_resumes_to_the_same_bundle(
     family: str,
