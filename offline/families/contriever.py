@@ -28,6 +28,8 @@ from offline.recipe import TrainedModel
 from offline.sequences import SequenceDataset
 from offline.training import FitPlan
 
+SUFFIX = "The next item in one word:"
+
 
 class Recipe(LanguageModelRecipe):
     """history_input: `text_vector` (one token per item) or `tokens` (the item's text).
@@ -41,7 +43,8 @@ class Recipe(LanguageModelRecipe):
     space: the user side stays as it is, so the two differ in what is known of an item and in nothing else.
 
     pooling: `prompt` reads the last token of `suffix`, which stands after the history; it gives one vector per history.
-    all_positions: learn from the vector after every item (where there is one), not only from windows' last items.
+    all_positions: learn from the vector after every item, or from that at the end of drawn windows alone (None: after
+    every item where there is one).
     """
 
     history_input: Literal["text_vector", "tokens"] = "text_vector"
@@ -49,8 +52,8 @@ class Recipe(LanguageModelRecipe):
     item_tower: Literal["text", "id"] = "text"
     items_from: str | None = None
     pooling: Literal["last", "mean", "prompt"] = "last"
-    suffix: str = "The next item in one word:"
-    all_positions: bool = True
+    suffix: str = SUFFIX
+    all_positions: bool | None = None
     dim: PositiveInt = 256
     temperature: PositiveFloat = 0.05
     refresh: PositiveInt = 50
@@ -77,15 +80,14 @@ class Recipe(LanguageModelRecipe):
 
     @model_validator(mode="after")
     def _possible_reading(self) -> Self:
-        written = self.model_fields_set
-        if self.pooling != "prompt" and "suffix" in written:
+        if self.pooling != "prompt" and self.suffix != SUFFIX:
             raise ValueError(
                 f'suffix is read by pooling = "prompt" alone, not by pooling = "{self.pooling}": set '
                 'pooling = "prompt", or leave suffix out'
             )
         if self.pooling == "prompt" and not self.suffix.strip():
             raise ValueError('pooling = "prompt" reads the last token of suffix, which is empty: write a suffix')
-        if self.pooling == "prompt" and self.all_positions and "all_positions" in written:
+        if self.pooling == "prompt" and self.all_positions:
             raise ValueError(
                 'pooling = "prompt" reads one vector after a whole history, all_positions = true one after each '
                 "item: leave all_positions out"
@@ -105,7 +107,7 @@ class Recipe(LanguageModelRecipe):
             encoder,
             self._tower(encoder, base, vectors, blocks=blocks, parents=parents),
             projector=self._projector(base, vectors),
-            single_target=not self.all_positions,
+            single_target=self.all_positions is False,
             groups_N=vectors.groups_N if self.item_tower == "text" else None,
             dropout=self.dropout,
             largest_scale=100.0,

@@ -29,7 +29,7 @@ from offline.read_out_objective import ReadOutNextItem, TextAndIdItems, TiedItem
 from offline.recipe import TrainedModel
 from offline.sequence_residual import choose_beta, residual_config, take_sequence
 from offline.sequences import SequenceDataset
-from offline.teachers import check_teaching, taught_by
+from offline.teachers import WEIGHT, check_teaching, taught_by
 from offline.training import FitPlan
 from offline.windows import training_windows
 
@@ -55,7 +55,7 @@ class Recipe(LanguageModelRecipe):
     residual: bool = False
     branch_drop: Annotated[float, Field(ge=0, le=1)] = 0.25
     teacher: str | None = None
-    distillation: PositiveFloat = 0.5
+    distillation: PositiveFloat = WEIGHT
     fit: FitPlan = FitPlan(
         learning_rate=5e-4, item_learning_rate=1e-4, warmup_steps=50, epochs=30, evaluate_every=1, patience=4, clip=1.0
     )
@@ -72,7 +72,7 @@ class Recipe(LanguageModelRecipe):
                 "residual = true and teacher exclude each other (a teacher pulls the residual to zero): "
                 "set residual = false, or leave teacher out"
             )
-        check_teaching(self.teacher, self.distillation, written=self.model_fields_set)
+        check_teaching(self.teacher, self.distillation)
         return self
 
     def parent_references(self) -> dict[str, str]:
