@@ -83,7 +83,7 @@ class CachedTower(nn.Module):
         rows = torch.unique(targets_T)
         if len(rows) > MOST_TARGETS:
             rows = rows[torch.randperm(len(rows), device=rows.device)[:MOST_TARGETS]]
-        return self.cache_ND.index_copy(0, rows, self._encode(rows))
+        return self.cache_ND.index_copy(0, rows, self.encode(rows))
 
     @torch.no_grad()
     def _rebuild(self) -> None:
@@ -91,9 +91,10 @@ class CachedTower(nn.Module):
         order = lengths.argsort(stable=True)
         for rows in torch.split(order, 256):
             rows = rows.to(self.cache_ND.device)
-            self.cache_ND[rows] = self._encode(rows)
+            self.cache_ND[rows] = self.encode(rows)
 
-    def _encode(self, rows: Tensor) -> Tensor:
+    def encode(self, rows: Tensor) -> Tensor:
+        """float32 [R, D] of unit length, of the items in `rows`, with gradient: no cache is read."""
         lm, embedding = self._borrowed
         offsets = self._blocks.offsets
         pieces = [self._blocks.tokens[offsets[row] : offsets[row + 1]] for row in rows.tolist()]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
@@ -19,6 +19,7 @@ from model_store.bundle import Bundle
 from model_store.encoders.language_model import LanguageModelConfig, LanguageModelEncoder, encoder_on
 from model_store.encoders.token_row import TokenBlocks
 from model_store.token_blocks import compact_vocabulary, tokenize_blocks
+from offline.in_batch_objective import InBatchNextItem, log_target_shares
 from offline.injected_items import ItemProjector
 from offline.item_towers import CachedTower, FrozenTower, IdTower
 from offline.language_model_recipe import LanguageModelRecipe
@@ -36,8 +37,10 @@ class Recipe(LanguageModelRecipe):
 
     item_training: `frozen` learns a projector over text vectors that the base made once; `cached` sends each batch's
     distinct targets through the adapted language model, and scores all other items from vectors that are rebuilt every
-    `refresh` steps. Both learn a softmax over the whole catalogue. temperature: where 1 / scale starts; the scale is
-    learnt, clamped at 100, and folded into the query vector.
+    `refresh` steps. Both learn a softmax over the whole catalogue. `in_batch` has no other candidates than the targets
+    of the batch, each corrected by how often it is one: for catalogues of hundreds of thousands. chunk: windows that go
+    through the language model together in `in_batch`; with it, a batch may be larger than the memory for its gradients.
+    temperature: where 1 / scale starts; the scale is learnt, clamped at 100, and folded into the query vector.
 
     item_tower: `text`, or `id`, which projects the item vectors of the version `items_from` (a SASRec) into the same
     space: the user side stays as it is, so the two differ in what is known of an item and in nothing else.
@@ -48,7 +51,7 @@ class Recipe(LanguageModelRecipe):
     """
 
     history_input: Literal["text_vector", "tokens"] = "text_vector"
-    item_training: Literal["frozen", "cached"] = "frozen"
+    item_training: Literal["frozen", "cached", "in_batch"] = "frozen"
     item_tower: Literal["text", "id"] = "text"
     items_from: str | None = None
     pooling: Literal["last", "mean", "prompt"] = "last"
@@ -57,6 +60,7 @@ class Recipe(LanguageModelRecipe):
     dim: PositiveInt = 256
     temperature: PositiveFloat = 0.05
     refresh: PositiveInt = 50
+    chunk: PositiveInt | None = None
     fit: FitPlan = FitPlan(learning_rate=5e-4, warmup_steps=50, epochs=30, evaluate_every=1, patience=4, clip=1.0)
 
     @model_validator(mode="after")
@@ -75,6 +79,11 @@ class Recipe(LanguageModelRecipe):
             raise ValueError(
                 f'item_training = "{self.item_training}" reads texts again, and item_tower = "id" reads none: '
                 'set item_training = "frozen"'
+            )
+        if self.chunk is not None and self.item_training != "in_batch":
+            raise ValueError(
+                f'chunk = {self.chunk} is read by item_training = "in_batch" alone, not by "{self.item_training}": '
+                'set item_training = "in_batch", or leave chunk out'
             )
         return self
 
@@ -103,16 +112,8 @@ class Recipe(LanguageModelRecipe):
         blocks, vectors = self._item_blocks(dataset, base), self._text_vectors(dataset)
         encoder = self._encoder(dataset, base, blocks)
         adapted = self.lm.with_adapters(encoder.lm)
-        objective = ReadOutNextItem(
-            encoder,
-            self._tower(encoder, base, vectors, blocks=blocks, parents=parents),
-            projector=self._projector(base, vectors),
-            single_target=self.all_positions is False,
-            groups_N=vectors.groups_N if self.item_tower == "text" else None,
-            dropout=self.dropout,
-            largest_scale=100.0,
-            cold_N=dataset.cold_items,
-        )
+        tower = self._tower(encoder, base, vectors, blocks=blocks, parents=parents)
+        objective = self._objective(encoder, tower, self._projector(base, vectors), dataset=dataset, vectors=vectors)
         return self._trained(
             "contriever",
             objective,
@@ -144,6 +145,29 @@ class Recipe(LanguageModelRecipe):
             encoder.scale.fill_(1 / self.temperature)
         return encoder
 
+    def _objective(
+        self,
+        encoder: LanguageModelEncoder,
+        tower: FrozenTower | CachedTower | IdTower,
+        projector: ItemProjector | None,
+        *,
+        dataset: SequenceDataset,
+        vectors: TextVectors,
+    ) -> ReadOutNextItem:
+        how: dict[str, Any] = {
+            "projector": projector,
+            "single_target": self.all_positions is False,
+            "groups_N": vectors.groups_N if self.item_tower == "text" else None,
+            "dropout": self.dropout,
+            "largest_scale": 100.0,
+            "cold_N": dataset.cold_items,
+        }
+        if self.item_training != "in_batch":
+            return ReadOutNextItem(encoder, tower, **how)
+        assert isinstance(tower, CachedTower)
+        log_q_N = log_target_shares(dataset.train, len(dataset.catalog))
+        return InBatchNextItem(encoder, tower, log_q_N=log_q_N, chunk=self.chunk, **how)
+
     def _suffix(self, base: Base) -> tuple[int, ...]:
         if self.pooling != "prompt":
             return ()
@@ -161,7 +185,7 @@ class Recipe(LanguageModelRecipe):
         if self.item_tower == "id":
             ids_ND = torch.from_numpy(parents["items_from"].index.vectors_ND)
             return IdTower(ids_ND, self.dim, hidden=base.hidden)
-        if self.item_training == "cached":
+        if self.item_training != "frozen":
             return CachedTower(encoder.lm, base.embedding, blocks, dim=self.dim, refresh=self.refresh)
         return FrozenTower(vectors.unit_NH, self.dim)
 

@@ -118,6 +118,11 @@ def test_what_gives_one_vector_per_history_learns_from_cuts(
         ({"item_tower": "id"}, r'item_tower = "id".*items_from'),
         ({"items_from": "v"}, r'items_from = "v".*item_tower = "id"'),
         ({"item_tower": "id", "items_from": "v", "item_training": "cached"}, r'item_training = "cached".*item_tower'),
+        (
+            {"item_tower": "id", "items_from": "v", "item_training": "in_batch"},
+            r'item_training = "in_batch".*item_tower',
+        ),
+        ({"chunk": 4}, r'chunk = 4.*item_training = "in_batch"'),
         ({"suffix": "a"}, r'suffix.*pooling = "last"'),
         ({"pooling": "prompt", "suffix": " "}, r'pooling = "prompt".*suffix'),
         ({"pooling": "prompt", "all_positions": True}, r'pooling = "prompt".*all_positions = true'),

@@ -56,6 +56,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"history_input": "tokens", "pooling": "mean"},
         {"history_input": "text_vector", "item_training": "cached", "refresh": 3},
         {"history_input": "text_vector", "item_tower": "id", "items_from": "v"},
+        {"history_input": "text_vector", "item_training": "in_batch", "chunk": 5},
         {"history_input": "tokens", "pooling": "prompt", "suffix": "a b ?", "targets_per_user": 4},
     ],
     "llamarec": [
@@ -175,7 +176,16 @@ class Killed(Exception):
 
 @pytest.mark.parametrize(
     ("family", "variant"),
-    [("sasrec", 0), ("sasrec", 1), ("e4srec", 1), ("contriever", 2), ("contriever", 4), ("ilora", 0)],
+    ("family", "variant"),
+    [
+        ("sasrec", 0),
+        ("sasrec", 1),
+        ("e4srec", 1),
+        ("contriever", 2),
+        ("contriever", 4),
+        ("contriever", 5),
+        ("ilora", 0),
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_bundle(
     family: str,
