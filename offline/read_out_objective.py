@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import AllPositionsLanguageModelEncoder, LanguageModelEncoder
 from offline.distillation import Distillation
-from offline.injected_items import ItemProjector
+from offline.injected_items import ItemProjector, VocabularyRows
 from offline.objectives import Denominator, Objective
 from offline.text_map import fit_text_map
 from offline.windows import input_and_target, inputs_and_targets
@@ -80,7 +80,7 @@ class ReadOutNextItem(Objective):
         encoder: LanguageModelEncoder,
         items: nn.Module,
         *,
-        projector: ItemProjector | None,
+        projector: ItemProjector | VocabularyRows | None,
         single_target: bool = False,
         groups_N: Tensor | None = None,
         dropout: float = 0.0,

@@ -23,7 +23,7 @@ from model_store.encoders.language_model import (
     encoder_on,
 )
 from model_store.token_blocks import CompactVocabulary, compact_vocabulary
-from offline.injected_items import ItemProjector
+from offline.injected_items import ItemProjector, VocabularyRows
 from offline.language_model_recipe import LanguageModelRecipe
 from offline.read_out_objective import ReadOutNextItem, TextAndIdItems, TiedItems
 from offline.recipe import TrainedModel
@@ -38,6 +38,8 @@ class Recipe(LanguageModelRecipe):
     """items_from: the SASRec version whose item vectors the tied matrix starts from.
 
     history_input: `id`, `text_vector`, `sum` (both added) or `tokens+id` (text tokens, then the ID vector's place).
+    item_input: what the ID's place reads: `vector`, a projection of the item's ID vector, or `vocabulary`, a new row of
+    the language model's vocabulary for each item, which starts as that projection and learns by itself.
     item_tower: what is matched: `id`, one vector per item, or `id+text`, that and a linear map of the item's text, so
     that an item which nobody chose yet has a place by its text alone.
     residual: query = u_SASRec + beta * u_LM with the item matrix frozen; beta is chosen on validation, and 0 means
@@ -50,6 +52,7 @@ class Recipe(LanguageModelRecipe):
 
     items_from: str
     history_input: Literal["id", "text_vector", "sum", "tokens+id"] = "sum"
+    item_input: Literal["vector", "vocabulary"] = "vector"
     item_tower: Literal["id", "id+text"] = "id"
     train_items: bool = True
     residual: bool = False
@@ -72,6 +75,11 @@ class Recipe(LanguageModelRecipe):
                 "residual = true and teacher exclude each other (a teacher pulls the residual to zero): "
                 "set residual = false, or leave teacher out"
             )
+        if self.item_input == "vocabulary" and self.history_input not in ("id", "tokens+id"):
+            raise ValueError(
+                f'item_input = "vocabulary" gives an item one row of its own, history_input = "{self.history_input}" '
+                'reads text vectors there: set history_input = "id" or "tokens+id"'
+            )
         check_teaching(self.teacher, self.distillation)
         return self
 
@@ -87,7 +95,7 @@ class Recipe(LanguageModelRecipe):
         objective = ReadOutNextItem(
             encoder,
             self._items(dataset, start),
-            projector=self._projector(dataset, base, start.manifest.dim),
+            projector=self._projector(dataset, base, start),
             dropout=self.dropout,
             branch_drop=self.branch_drop,
             distillation=taught_by(
@@ -140,11 +148,14 @@ class Recipe(LanguageModelRecipe):
         text_NH = self._text_vectors(dataset).unit_NH
         return TextAndIdItems(start_ND, text_NH, torch.from_numpy(dataset.catalog.popularity), trainable=trainable)
 
-    def _projector(self, dataset: SequenceDataset, base: Base, dim: int) -> ItemProjector:
+    def _projector(self, dataset: SequenceDataset, base: Base, start: Bundle) -> ItemProjector | VocabularyRows:
         reads_text = self.history_input in ("sum", "text_vector")
-        return ItemProjector(
-            dim=None if self.history_input == "text_vector" else dim,
+        projector = ItemProjector(
+            dim=None if self.history_input == "text_vector" else start.manifest.dim,
             text_NH=self._text_vectors(dataset).unit_NH if reads_text else None,
             hidden=base.hidden,
             input_std=base.input_std,
         )
+        if self.item_input == "vector":
+            return projector
+        return VocabularyRows(projector, torch.from_numpy(start.index.vectors_ND).clone())

@@ -42,6 +42,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"history_input": "sum", "residual": True, "train_items": False},
         {"history_input": "sum", "lm": {"random_init": True}},
         {"history_input": "id", "teacher": "v"},
+        {"history_input": "id", "item_input": "vocabulary"},
         {"history_input": "text_vector", "item_tower": "id+text"},
     ],
     "ilora": [

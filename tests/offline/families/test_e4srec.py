@@ -82,6 +82,9 @@ def test_impossible_pairs_are_refused_before_training(
         _recipe(tiny_base, teacher="v")
     with pytest.raises(ValidationError, match=r"distillation = 0\.3.*teacher"):
         _recipe(tiny_base, distillation=0.3)
+    for reads_text in ("sum", "text_vector"):
+        with pytest.raises(ValidationError, match=f'item_input = "vocabulary".*history_input = "{reads_text}"'):
+            _recipe(tiny_base, item_input="vocabulary", history_input=reads_text)
     for wrong in ({"dropout": 1.0}, {"branch_drop": 1.1}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             _recipe(tiny_base, **wrong)
@@ -111,10 +114,31 @@ def test_text_alone_is_read_and_ids_are_answered(
     assert parts.item_vectors_ND.shape == before.shape
     assert not torch.equal(parts.item_vectors_ND, before), "the ID matrix learns"
     # Items 0 and 30 have different titles; what is read of an item does not know its ID vector.
-    projector = recipe._projector(dataset, recipe.lm.open(), before.shape[1])
+    projector = recipe._projector(dataset, recipe.lm.open(), start)
     rows = torch.tensor([0, 30])
     assert torch.equal(projector(rows, before), projector(rows, before + 1))
     assert float((projector(rows, None)[0] - projector(rows, None)[1]).detach().abs().max()) > 0
+
+
+def test_new_rows_of_the_vocabulary_learn_and_the_old_ones_stay(
+    dataset: SequenceDataset, start: Bundle, tmp_path: Path, tiny_base: Path
+) -> None:
+    recipe = _recipe(tiny_base, residual=False, history_input="tokens+id", item_input="vocabulary")
+    torch.manual_seed(0)
+    base = recipe.lm.open()
+    rows = recipe._projector(dataset, base, start)
+    torch.manual_seed(0)
+    projector = recipe.model_copy(update={"item_input": "vector"})._projector(dataset, recipe.lm.open(), start)
+    vectors = torch.from_numpy(start.index.vectors_ND)
+    torch.testing.assert_close(rows.table(len(vectors), None), projector.table(len(vectors), vectors))
+    assert [name for name, _ in rows.named_parameters()] == ["rows_NH"]
+    encoder = recipe.train(dataset, tmp_path / "run", {"items_from": start}).parts.encoder
+    assert isinstance(encoder, LanguageModelEncoder)
+    learnt = torch.unique(dataset.train.rows.long())
+    assert float(encoder.item_inputs[learnt].abs().sum(1).min()) > 0
+    untrained = recipe._encoder(dataset, base, start)
+    assert torch.equal(encoder.token_inputs, untrained.token_inputs)
+    assert encoder.item_inputs.shape == (len(dataset.catalog), base.hidden)
 
 
 def test_a_model_of_fewer_layers_learns_from_one_of_more(
