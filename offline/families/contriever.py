@@ -185,9 +185,11 @@ class Recipe(LanguageModelRecipe):
         if self.item_tower == "id":
             ids_ND = torch.from_numpy(parents["items_from"].index.vectors_ND)
             return IdTower(ids_ND, self.dim, hidden=base.hidden)
-        if self.item_training != "frozen":
-            return CachedTower(encoder.lm, base.embedding, blocks, dim=self.dim, refresh=self.refresh)
-        return FrozenTower(vectors.unit_NH, self.dim)
+        # Made even where it is not used: a seed goes on giving the projectors that it always gave.
+        frozen = FrozenTower(vectors.unit_NH, self.dim)
+        if self.item_training == "frozen":
+            return frozen
+        return CachedTower(encoder.lm, base.embedding, blocks, dim=self.dim, refresh=self.refresh)
 
     def _projector(self, base: Base, vectors: TextVectors) -> ItemProjector | None:
         if self.history_input == "tokens":
