@@ -57,3 +57,25 @@ class FixedItemProjector(ItemProjector):
 
     def forward(self, rows_T: Tensor, item_vectors_ND: Tensor | None) -> Tensor:  # noqa: ARG002 - another space's
         return super().forward(rows_T, self.ids_ND)
+
+
+class VocabularyRows(nn.Module):
+    """One new row of the language model's vocabulary per item: nothing makes them of vectors, they learn themselves.
+
+    As rows that `resize_token_embeddings` adds, of which alone the gradient is kept: the base's own rows are frozen and
+    are no part of training. They start as what `start` makes of the item vectors, so alike items start alike.
+    """
+
+    def __init__(self, start: ItemProjector, item_vectors_ND: Tensor) -> None:
+        super().__init__()
+        self.rows_NH = nn.Parameter(start.table(len(item_vectors_ND), item_vectors_ND))
+
+    def forward(self, rows_T: Tensor, _item_vectors_ND: Tensor | None) -> Tensor:
+        """float32 [T, H] for item rows int64 [T]."""
+        return self.rows_NH[rows_T]
+
+    @torch.no_grad()
+    def table(self, items: int, _item_vectors_ND: Tensor | None) -> Tensor:
+        """float32 [N, H]: what the bundle stores."""
+        assert items == len(self.rows_NH)
+        return self.rows_NH.detach().clone()

@@ -32,6 +32,25 @@ class FrozenTower(nn.Module):
         return normalize(self.head(self.text_NH), dim=-1)
 
 
+class IdTower(nn.Module):
+    """ID vectors of another model, and a projector that learns: full gradient to every item, each step.
+
+    The same shape as `FrozenTower`, so that two recipes differ in what they know of an item and in nothing else. No
+    LayerNorm: the length of an ID vector tells how often the item was chosen.
+    """
+
+    ids_ND: Tensor
+
+    def __init__(self, ids_ND: Tensor, dim: int, *, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("ids_ND", ids_ND / ids_ND.std(), persistent=False)
+        self.head = nn.Sequential(nn.Linear(ids_ND.shape[1], hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(self, targets_T: Tensor | None = None) -> Tensor:  # noqa: ARG002 - all items learn, targets or not
+        """float32 [N, D] of unit length."""
+        return normalize(self.head(self.ids_ND), dim=-1)
+
+
 class CachedTower(nn.Module):
     """Items through the adapted language model: the batch's distinct targets with gradient, all others from a cache.
 
@@ -64,7 +83,7 @@ class CachedTower(nn.Module):
         rows = torch.unique(targets_T)
         if len(rows) > MOST_TARGETS:
             rows = rows[torch.randperm(len(rows), device=rows.device)[:MOST_TARGETS]]
-        return self.cache_ND.index_copy(0, rows, self._encode(rows))
+        return self.cache_ND.index_copy(0, rows, self.encode(rows))
 
     @torch.no_grad()
     def _rebuild(self) -> None:
@@ -72,9 +91,10 @@ class CachedTower(nn.Module):
         order = lengths.argsort(stable=True)
         for rows in torch.split(order, 256):
             rows = rows.to(self.cache_ND.device)
-            self.cache_ND[rows] = self._encode(rows)
+            self.cache_ND[rows] = self.encode(rows)
 
-    def _encode(self, rows: Tensor) -> Tensor:
+    def encode(self, rows: Tensor) -> Tensor:
+        """float32 [R, D] of unit length, of the items in `rows`, with gradient: no cache is read."""
         lm, embedding = self._borrowed
         offsets = self._blocks.offsets
         pieces = [self._blocks.tokens[offsets[row] : offsets[row + 1]] for row in rows.tolist()]

@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import AllPositionsLanguageModelEncoder, LanguageModelEncoder
 from offline.distillation import Distillation
-from offline.injected_items import ItemProjector
+from offline.injected_items import ItemProjector, VocabularyRows
 from offline.objectives import Denominator, Objective
+from offline.text_map import fit_text_map
 from offline.windows import input_and_target, inputs_and_targets
 
 
@@ -26,6 +27,33 @@ class TiedItems(nn.Module):
     def forward(self, targets_T: Tensor | None = None) -> Tensor:  # noqa: ARG002 - all items learn, targets or not
         """float32 [N, D]."""
         return self.vectors_ND
+
+
+class TextAndIdItems(TiedItems):
+    """v_i = e_i + W t_i: an ID vector, and what the item's text says of it. An item that nobody chose has no e_i.
+
+    At the start v_i is start_ND's for every chosen item, and W t_i the best guess of it by the text
+    (`text_map`), so a new item has a place from the first step on: W t.
+    text_NH: unit text vectors. chosen_N: int64 [N], how often each item was chosen in training.
+    """
+
+    text_NH: Tensor
+    chosen_N1: Tensor
+
+    def __init__(self, start_ND: Tensor, text_NH: Tensor, chosen_N: Tensor, *, trainable: bool = True) -> None:
+        content = fit_text_map(text_NH, start_ND, chosen_N)
+        super().__init__(start_ND - text_NH @ content.weight_DF.T, trainable=trainable)
+        self.explained = content.explained
+        self.text = nn.Linear(text_NH.shape[1], start_ND.shape[1], bias=False).requires_grad_(trainable)
+        with torch.no_grad():
+            self.text.weight.copy_(content.weight_DF)
+        self.register_buffer("text_NH", text_NH, persistent=False)
+        self.register_buffer("chosen_N1", (chosen_N > 0).to(start_ND.dtype)[:, None], persistent=False)
+
+    def forward(self, targets_T: Tensor | None = None) -> Tensor:  # noqa: ARG002 - all items learn, targets or not
+        """float32 [N, D]."""
+        vectors_ND: Tensor = self.vectors_ND * self.chosen_N1 + self.text(self.text_NH)
+        return vectors_ND
 
 
 class ReadOutNextItem(Objective):
@@ -52,7 +80,7 @@ class ReadOutNextItem(Objective):
         encoder: LanguageModelEncoder,
         items: nn.Module,
         *,
-        projector: ItemProjector | None,
+        projector: ItemProjector | VocabularyRows | None,
         single_target: bool = False,
         groups_N: Tensor | None = None,
         dropout: float = 0.0,

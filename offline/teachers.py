@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from offline.evaluation import query_vectors
 from offline.processes import this_process
 from offline.sequences import Queries, SequenceDataset
 
+WEIGHT = 0.5  # of what a teacher says, beside the one right answer
 READ_TOGETHER = 64  # windows, each with all its prefixes
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ class CachedTeacher:
                 _write(bundle, windows, fresh, ends_only=ends_only)
                 fresh.rename(file)
         vectors_XD = np.lib.format.open_memmap(file, mode="r")
-        return cls(windows, vectors_XD, torch.from_numpy(bundle.index.vectors_ND), ends_only=ends_only)
+        items_ND = torch.from_numpy(bundle.index.vectors_ND).clone()
+        return cls(windows, vectors_XD, items_ND, ends_only=ends_only)
 
     def read(self, inputs: HistoryBatch) -> Read:
         """Of windows that it has read; KeyError for others."""
@@ -85,9 +86,10 @@ class CachedTeacher:
         return Read(torch.cat(positions), torch.cat(found))
 
 
-def check_teaching(teacher: str | None, weight: float, *, written: Collection[str]) -> None:
-    """For a recipe's validator; written: the keys that were asked for. ValueError for a weight of nothing."""
-    if teacher is None and "distillation" in written:
+def check_teaching(teacher: str | None, weight: float) -> None:
+    """For a recipe's validator. ValueError for a weight of nothing."""
+    # Not "was it written": a recipe that a manifest gives back names every key.
+    if teacher is None and weight != WEIGHT:
         raise ValueError(
             f"distillation = {weight} weighs what a teacher says, and teacher names none: set teacher to a version, "
             "or leave distillation out"

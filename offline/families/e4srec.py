@@ -23,13 +23,13 @@ from model_store.encoders.language_model import (
     encoder_on,
 )
 from model_store.token_blocks import CompactVocabulary, compact_vocabulary
-from offline.injected_items import ItemProjector
+from offline.injected_items import ItemProjector, VocabularyRows
 from offline.language_model_recipe import LanguageModelRecipe
-from offline.read_out_objective import ReadOutNextItem, TiedItems
+from offline.read_out_objective import ReadOutNextItem, TextAndIdItems, TiedItems
 from offline.recipe import TrainedModel
 from offline.sequence_residual import choose_beta, residual_config, take_sequence
 from offline.sequences import SequenceDataset
-from offline.teachers import check_teaching, taught_by
+from offline.teachers import WEIGHT, check_teaching, taught_by
 from offline.training import FitPlan
 from offline.windows import training_windows
 
@@ -37,7 +37,11 @@ from offline.windows import training_windows
 class Recipe(LanguageModelRecipe):
     """items_from: the SASRec version whose item vectors the tied matrix starts from.
 
-    history_input: `id`, `sum` (ID and text vector added) or `tokens+id` (text tokens, then the ID vector's place).
+    history_input: `id`, `text_vector`, `sum` (both added) or `tokens+id` (text tokens, then the ID vector's place).
+    item_input: what the ID's place reads: `vector`, a projection of the item's ID vector, or `vocabulary`, a new row of
+    the language model's vocabulary for each item, which starts as that projection and learns by itself.
+    item_tower: what is matched: `id`, one vector per item, or `id+text`, that and a linear map of the item's text, so
+    that an item which nobody chose yet has a place by its text alone.
     residual: query = u_SASRec + beta * u_LM with the item matrix frozen; beta is chosen on validation, and 0 means
     that the language model adds nothing.
     teacher: a version (an E4SRec of more layers, say) whose best items this one learns to rank likewise, with
@@ -47,12 +51,14 @@ class Recipe(LanguageModelRecipe):
     knows_items_by_id = True
 
     items_from: str
-    history_input: Literal["id", "sum", "tokens+id"] = "sum"
+    history_input: Literal["id", "text_vector", "sum", "tokens+id"] = "sum"
+    item_input: Literal["vector", "vocabulary"] = "vector"
+    item_tower: Literal["id", "id+text"] = "id"
     train_items: bool = True
     residual: bool = False
     branch_drop: Annotated[float, Field(ge=0, le=1)] = 0.25
     teacher: str | None = None
-    distillation: PositiveFloat = 0.5
+    distillation: PositiveFloat = WEIGHT
     fit: FitPlan = FitPlan(
         learning_rate=5e-4, item_learning_rate=1e-4, warmup_steps=50, epochs=30, evaluate_every=1, patience=4, clip=1.0
     )
@@ -69,7 +75,12 @@ class Recipe(LanguageModelRecipe):
                 "residual = true and teacher exclude each other (a teacher pulls the residual to zero): "
                 "set residual = false, or leave teacher out"
             )
-        check_teaching(self.teacher, self.distillation, written=self.model_fields_set)
+        if self.item_input == "vocabulary" and self.history_input not in ("id", "tokens+id"):
+            raise ValueError(
+                f'item_input = "vocabulary" gives an item one row of its own, history_input = "{self.history_input}" '
+                'reads text vectors there: set history_input = "id" or "tokens+id"'
+            )
+        check_teaching(self.teacher, self.distillation)
         return self
 
     def parent_references(self) -> dict[str, str]:
@@ -81,11 +92,10 @@ class Recipe(LanguageModelRecipe):
         base = self.lm.open()
         encoder = self._encoder(dataset, base, start)
         adapted = self.lm.with_adapters(encoder.lm)
-        items_ND = torch.from_numpy(start.index.vectors_ND).clone()
         objective = ReadOutNextItem(
             encoder,
-            TiedItems(items_ND, trainable=self.train_items and not self.residual),
-            projector=self._projector(dataset, base, items_ND.shape[1]),
+            self._items(dataset, start),
+            projector=self._projector(dataset, base, start),
             dropout=self.dropout,
             branch_drop=self.branch_drop,
             distillation=taught_by(
@@ -130,6 +140,22 @@ class Recipe(LanguageModelRecipe):
             return None
         return compact_vocabulary(self._item_blocks(dataset, base))
 
-    def _projector(self, dataset: SequenceDataset, base: Base, dim: int) -> ItemProjector:
-        text_NH = self._text_vectors(dataset).unit_NH if self.history_input == "sum" else None
-        return ItemProjector(dim=dim, text_NH=text_NH, hidden=base.hidden, input_std=base.input_std)
+    def _items(self, dataset: SequenceDataset, start: Bundle) -> TiedItems:
+        start_ND = torch.from_numpy(start.index.vectors_ND).clone()
+        trainable = self.train_items and not self.residual
+        if self.item_tower == "id":
+            return TiedItems(start_ND, trainable=trainable)
+        text_NH = self._text_vectors(dataset).unit_NH
+        return TextAndIdItems(start_ND, text_NH, torch.from_numpy(dataset.catalog.popularity), trainable=trainable)
+
+    def _projector(self, dataset: SequenceDataset, base: Base, start: Bundle) -> ItemProjector | VocabularyRows:
+        reads_text = self.history_input in ("sum", "text_vector")
+        projector = ItemProjector(
+            dim=None if self.history_input == "text_vector" else start.manifest.dim,
+            text_NH=self._text_vectors(dataset).unit_NH if reads_text else None,
+            hidden=base.hidden,
+            input_std=base.input_std,
+        )
+        if self.item_input == "vector":
+            return projector
+        return VocabularyRows(projector, torch.from_numpy(start.index.vectors_ND).clone())

@@ -20,7 +20,7 @@ from offline.initial_weights import initialise
 from offline.objectives import NextItem
 from offline.recipe import TrainedModel
 from offline.sequences import SequenceDataset
-from offline.teachers import check_teaching, taught_by
+from offline.teachers import WEIGHT, check_teaching, taught_by
 from offline.training import FitPlan, fit
 from offline.validation import Validation
 from offline.windows import training_windows
@@ -43,7 +43,7 @@ class Recipe(offline.recipe.Recipe):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     max_history: PositiveInt = 100
     teacher: str | None = None
-    distillation: PositiveFloat = 0.5
+    distillation: PositiveFloat = WEIGHT
     fit: FitPlan = FitPlan()
 
     @model_validator(mode="after")
@@ -54,7 +54,7 @@ class Recipe(offline.recipe.Recipe):
 
     @model_validator(mode="after")
     def _somebody_teaches(self) -> Self:
-        check_teaching(self.teacher, self.distillation, written=self.model_fields_set)
+        check_teaching(self.teacher, self.distillation)
         return self
 
     def parent_references(self) -> dict[str, str]:

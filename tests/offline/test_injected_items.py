@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from offline.injected_items import ItemProjector
+from offline.injected_items import ItemProjector, VocabularyRows
 
 ITEMS, D, H = 9, 4, 6
 
@@ -57,3 +57,15 @@ def test_gradient_reaches_the_id_vectors_that_were_read_and_no_others() -> None:
 
 def test_text_vectors_are_no_part_of_what_is_saved() -> None:
     assert "text_NH" not in _projector(ids=True, text=True).state_dict()
+
+
+def test_rows_of_a_vocabulary_start_as_the_projection_and_learn_where_they_are_read() -> None:
+    projector, vectors = _projector(ids=True, text=False), _vectors()
+    rows = VocabularyRows(projector, vectors)
+    torch.testing.assert_close(rows.table(ITEMS, None), projector.table(ITEMS, vectors))
+    read = torch.tensor([3, 0, 3])
+    torch.testing.assert_close(rows(read, None), projector(read, vectors))
+    rows(read, None).sum().backward()
+    assert rows.rows_NH.grad is not None
+    assert rows.rows_NH.grad.abs().sum(1).nonzero().flatten().tolist() == [0, 3]
+    assert all(p.grad is None for p in projector.parameters()), "the start is no part of what learns"

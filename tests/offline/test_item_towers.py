@@ -11,7 +11,7 @@ from torch import Tensor
 from model_store.base_models import BaseModel, encode_texts_mean
 from model_store.encoders.token_row import TokenBlocks
 from model_store.token_blocks import tokenize_blocks
-from offline.item_towers import CachedTower, FrozenTower
+from offline.item_towers import CachedTower, FrozenTower, IdTower
 from offline.language_models import LanguageModel
 
 ITEMS, DIM = 12, 5
@@ -57,6 +57,22 @@ def test_the_frozen_tower_gives_unit_vectors_with_gradient_to_every_item() -> No
     (grad,) = torch.autograd.grad((vectors * torch.randn(ITEMS, DIM)).sum(), vectors)
     assert (grad.abs().sum(1) > 0).all()
     assert list(tower.state_dict()) == [f"head.{name}" for name in tower.head.state_dict()]
+
+
+def test_the_id_tower_gives_unit_vectors_and_knows_how_long_an_id_vector_is() -> None:
+    ids = torch.randn(ITEMS, 6, generator=torch.Generator().manual_seed(0))
+    ids[1] = 3 * ids[0]
+    torch.manual_seed(0)
+    tower = IdTower(ids, DIM, hidden=9)
+    vectors = tower(torch.tensor([3]))
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(ITEMS))
+    (grad,) = torch.autograd.grad((vectors * torch.randn(ITEMS, DIM)).sum(), vectors)
+    assert (grad.abs().sum(1) > 0).all()
+    assert float((vectors[0] @ vectors[1]).detach()) < 0.9999
+    # The scale of the whole matrix is another matter: a projector starts the same on any SASRec.
+    torch.manual_seed(0)
+    torch.testing.assert_close(IdTower(7 * ids, DIM, hidden=9)(), tower())
+    assert {name for name, _ in tower.named_parameters()} == set(tower.state_dict())
 
 
 def test_without_targets_every_item_is_what_the_adapted_model_makes_of_its_text(

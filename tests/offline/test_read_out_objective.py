@@ -18,10 +18,12 @@ from model_store.encoders.language_model import (
     encoder_on,
 )
 from model_store.encoders.sequence import SequenceConfig
+from offline.distillation import Distillation, Read, distillation_loss, seen_pairs, soft_targets
 from offline.injected_items import ItemProjector
 from offline.item_towers import FrozenTower
 from offline.language_models import LanguageModel
-from offline.read_out_objective import ReadOutNextItem, TiedItems
+from offline.read_out_objective import ReadOutNextItem, TextAndIdItems, TiedItems
+from offline.windows import input_and_target, inputs_and_targets
 
 ITEMS, DIM = 10, 6
 MakeObjective = Callable[..., ReadOutNextItem]
@@ -109,6 +111,52 @@ def test_gradient_reaches_the_parts_that_learn(make: MakeObjective, windows: His
     silent = [name for name, p in objective.named_parameters() if p.grad is None or float(p.grad.abs().sum()) == 0]
     assert silent == []
     assert [id(p) for p in objective.item_parameters()] == [id(objective.items.vectors_ND)]
+
+
+def test_items_of_text_and_id_start_where_they_came_from_and_place_the_unchosen_by_text(make: MakeObjective) -> None:
+    draw = torch.Generator().manual_seed(0)
+    text = torch.nn.functional.normalize(torch.randn(ITEMS, 4, generator=draw), dim=-1)
+    start = text @ torch.randn(4, DIM, generator=draw) + 0.1 * torch.randn(ITEMS, DIM, generator=draw)
+    truth = start.clone()
+    start[[2, 7]] = 100.0  # whatever a model says of what it never saw
+    chosen = torch.full((ITEMS,), 5)
+    chosen[[2, 7]] = 0
+    items = TextAndIdItems(start, text, chosen)
+    warm = chosen > 0
+    torch.testing.assert_close(items()[warm], start[warm])
+    torch.testing.assert_close(items()[~warm], items.text(text)[~warm])
+    assert float((items().detach()[~warm] - truth[~warm]).norm()) < 0.5 * float(truth[~warm].norm())
+    objective = make(items=items)
+    assert {id(p) for p in objective.item_parameters()} == {id(items.vectors_ND), id(items.text.weight)}
+    objective(HistoryBatch.of([[1, 2, 3, 4], [5, 3]])).backward()
+    assert items.vectors_ND.grad is not None
+    assert float(items.vectors_ND.grad[~warm].abs().max()) == 0
+    assert float(items.vectors_ND.grad[warm].abs().min()) > 0
+    frozen = TextAndIdItems(start, text, chosen, trainable=False)
+    assert not any(p.requires_grad for p in frozen.parameters())
+
+
+def test_a_teacher_is_added_to_the_cross_entropy(make: MakeObjective, windows: HistoryBatch) -> None:
+    """After every item, or, with a single target, after the last one."""
+
+    class Knowing:
+        items_ND = torch.randn(ITEMS, 3, generator=torch.Generator().manual_seed(5))
+
+        def read(self, inputs: HistoryBatch) -> Read:
+            return Read(torch.arange(len(inputs.rows)), self.items_ND[inputs.rows.long()])
+
+    for single in (False, True):
+        with torch.no_grad():
+            plain = make(single_target=single)
+            taught = make(single_target=single, distillation=Distillation(Knowing(), weight=0.5))
+            inputs, targets = (input_and_target if single else inputs_and_targets)(windows)
+            items_ND = taught.refresh()
+            logits = taught._users(inputs, items_ND) @ items_ND.T
+            positions = inputs.offsets[1:] - 1 if single else torch.arange(len(inputs.rows))
+            scores = Knowing.items_ND[inputs.rows.long()[positions]] @ Knowing.items_ND.T
+            soft = soft_targets(scores, targets, excluded=seen_pairs(inputs, positions))
+            expected = plain(windows) + 0.5 * distillation_loss(logits, soft)
+            torch.testing.assert_close(taught(windows), expected)
 
 
 def test_a_tower_has_no_item_parameters(make: MakeObjective) -> None:

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from model_store.bundle import Bundle
+from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.staging import BundleParts
 from offline.datasets import Interactions
@@ -81,6 +82,9 @@ def test_impossible_pairs_are_refused_before_training(
         _recipe(tiny_base, teacher="v")
     with pytest.raises(ValidationError, match=r"distillation = 0\.3.*teacher"):
         _recipe(tiny_base, distillation=0.3)
+    for reads_text in ("sum", "text_vector"):
+        with pytest.raises(ValidationError, match=f'item_input = "vocabulary".*history_input = "{reads_text}"'):
+            _recipe(tiny_base, item_input="vocabulary", history_input=reads_text)
     for wrong in ({"dropout": 1.0}, {"branch_drop": 1.1}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             _recipe(tiny_base, **wrong)
@@ -98,3 +102,75 @@ def test_the_items_move_unless_they_are_frozen(
         recipe = _recipe(tiny_base, residual=False, train_items=train_items)
         after = recipe.train(dataset, tmp_path / str(train_items), {"items_from": start}).parts.item_vectors_ND
         assert torch.equal(before, after) != train_items
+
+
+def test_text_alone_is_read_and_ids_are_answered(
+    dataset: SequenceDataset, start: Bundle, tmp_path: Path, tiny_base: Path
+) -> None:
+    recipe = _recipe(tiny_base, residual=False, train_items=True, history_input="text_vector")
+    parts = recipe.train(dataset, tmp_path / "run", {"items_from": start}).parts
+    assert isinstance(parts.encoder, LanguageModelEncoder)
+    before = torch.from_numpy(start.index.vectors_ND)
+    assert parts.item_vectors_ND.shape == before.shape
+    assert not torch.equal(parts.item_vectors_ND, before), "the ID matrix learns"
+    # Items 0 and 30 have different titles; what is read of an item does not know its ID vector.
+    projector = recipe._projector(dataset, recipe.lm.open(), start)
+    rows = torch.tensor([0, 30])
+    assert torch.equal(projector(rows, before), projector(rows, before + 1))
+    assert float((projector(rows, None)[0] - projector(rows, None)[1]).detach().abs().max()) > 0
+
+
+def test_new_rows_of_the_vocabulary_learn_and_the_old_ones_stay(
+    dataset: SequenceDataset, start: Bundle, tmp_path: Path, tiny_base: Path
+) -> None:
+    recipe = _recipe(tiny_base, residual=False, history_input="tokens+id", item_input="vocabulary")
+    torch.manual_seed(0)
+    base = recipe.lm.open()
+    rows = recipe._projector(dataset, base, start)
+    torch.manual_seed(0)
+    projector = recipe.model_copy(update={"item_input": "vector"})._projector(dataset, recipe.lm.open(), start)
+    vectors = torch.from_numpy(start.index.vectors_ND)
+    torch.testing.assert_close(rows.table(len(vectors), None), projector.table(len(vectors), vectors))
+    assert [name for name, _ in rows.named_parameters()] == ["rows_NH"]
+    encoder = recipe.train(dataset, tmp_path / "run", {"items_from": start}).parts.encoder
+    assert isinstance(encoder, LanguageModelEncoder)
+    learnt = torch.unique(dataset.train.rows.long())
+    assert float(encoder.item_inputs[learnt].abs().sum(1).min()) > 0
+    untrained = recipe._encoder(dataset, base, start)
+    assert torch.equal(encoder.token_inputs, untrained.token_inputs)
+    assert encoder.item_inputs.shape == (len(dataset.catalog), base.hidden)
+
+
+def test_a_model_of_fewer_layers_learns_from_one_of_more(
+    dataset: SequenceDataset, start: Bundle, tmp_path: Path, tiny_base: Path, open_bundle: OpenBundle
+) -> None:
+    plain: dict[str, Any] = {"residual": False, "train_items": True, "history_input": "id"}
+    fit = {"epochs": 9, "evaluate_every": 3, "batch": 16, "learning_rate": 1e-2, "item_learning_rate": 1e-2}
+    large = _recipe(tiny_base, **plain, fit=fit | {"epochs": 12}, lm=_lm(tiny_base, 3))
+    teacher = open_bundle(large.train(dataset, tmp_path / "large", {"items_from": start}).parts)
+    histories = dataset.train.windowed(16, 4).select(range(40))
+    gaps = []
+    for teaching in ({}, {"teacher": "v", "distillation": 100.0}):
+        small = _recipe(tiny_base, **plain, fit=fit, lm=_lm(tiny_base, 1), **teaching)
+        assert small.parent_references().get("teacher") == teaching.get("teacher")
+        parents = {"items_from": start} | ({"teacher": teacher} if teaching else {})
+        parts = small.train(dataset, tmp_path / f"small-{len(teaching)}", parents).parts
+        assert isinstance(parts.encoder, LanguageModelEncoder)
+        assert len(parts.encoder.lm.layers) == 1
+        gaps.append(_gap(open_bundle(parts), teacher, histories))
+    assert gaps[1] < 0.9 * gaps[0]
+
+
+def _gap(one: Bundle, other: Bundle, histories: HistoryBatch) -> float:
+    """Half the mean distance of what the two say of items that a history does not hold: 0 to 1."""
+    shares = []
+    for bundle in (one, other):
+        scores_BN = bundle.encode(histories).vectors_BD @ torch.from_numpy(bundle.index.vectors_ND).T
+        for b in range(len(histories)):
+            scores_BN[b, histories.history(b).long()] = float("-inf")
+        shares.append(scores_BN.softmax(-1))
+    return float((shares[0] - shares[1]).abs().sum(-1).mean()) / 2
+
+
+def _lm(tiny_base: Path, layers: int) -> dict[str, Any]:
+    return {"base": str(tiny_base), "keep_layers": layers, "served_dtype": "float32", "rank": 4}

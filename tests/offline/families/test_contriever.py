@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from model_store.bundle import Bundle
+from model_store.encoders.history import AllPositions, Growing
+from model_store.encoders.language_model import LanguageModelEncoder
+from model_store.staging import BundleParts
+from offline.datasets import Interactions
+from offline.families import contriever, sasrec
+from offline.item_towers import IdTower
+from offline.read_out_objective import ReadOutNextItem
+from offline.sequences import SequenceDataset
+from offline.splits import split
+from offline.training import FitPlan
+
+OpenBundle = Callable[[BundleParts], Bundle]
+
+
+@pytest.fixture
+def dataset(small_world: Interactions) -> SequenceDataset:
+    return split(small_world, "last-10").dataset
+
+
+@pytest.fixture
+def start(dataset: SequenceDataset, tmp_path: Path, open_bundle: OpenBundle) -> Bundle:
+    recipe = sasrec.Recipe(dim=8, max_history=16, fit=FitPlan(epochs=2, evaluate_every=1, batch=16))
+    return open_bundle(recipe.train(dataset, tmp_path / "sasrec", {}).parts)
+
+
+def _recipe(tiny_base: Path, **changes: Any) -> contriever.Recipe:
+    section = {
+        "prompt": "a b",
+        "max_history": 16,
+        "dim": 8,
+        "lm": {"base": str(tiny_base), "keep_layers": 2, "served_dtype": "float32", "rank": 4},
+        "fit": {"epochs": 1, "evaluate_every": 1, "batch": 16, "learning_rate": 1e-3},
+    }
+    return contriever.Recipe.model_validate(section | changes)
+
+
+def test_the_temperature_is_learnt_and_served(dataset: SequenceDataset, tmp_path: Path, tiny_base: Path) -> None:
+    trained = _recipe(tiny_base, temperature=0.1).train(dataset, tmp_path, {})
+    encoder = trained.parts.encoder
+    assert isinstance(encoder, LanguageModelEncoder)
+    assert trained.log["scale"] == float(encoder.scale.detach())
+    assert trained.log["scale"] != 10.0
+    with torch.inference_mode():
+        users_BD = encoder(dataset.train.windowed(16, 4).select(range(5)))
+    torch.testing.assert_close(users_BD.norm(dim=-1), encoder.scale.detach().expand(5))
+    torch.testing.assert_close(trained.parts.item_vectors_ND.norm(dim=-1), torch.ones(len(dataset.catalog)))
+
+
+def test_text_and_id_towers_differ_on_the_item_side_alone(
+    dataset: SequenceDataset, start: Bundle, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objectives: list[ReadOutNextItem] = []
+    original = ReadOutNextItem.__init__
+
+    def watched(self: ReadOutNextItem, *arguments: Any, **more: Any) -> None:
+        original(self, *arguments, **more)
+        objectives.append(self)
+
+    monkeypatch.setattr(ReadOutNextItem, "__init__", watched)
+    for changes in ({}, {"item_tower": "id", "items_from": "v"}):
+        recipe = _recipe(tiny_base, **changes)
+        parents = dict.fromkeys(recipe.parent_references(), start)
+        recipe.train(dataset, tmp_path / str(len(changes)), parents)
+    text, ids = objectives
+    for one, other in ((text.encoder, ids.encoder), (text.projector, ids.projector)):
+        assert one is not None
+        assert other is not None
+        shapes = [{name: tensor.shape for name, tensor in part.state_dict().items()} for part in (one, other)]
+        assert shapes[0] == shapes[1]
+    assert text.encoder.config == ids.encoder.config
+    assert isinstance(ids.items, IdTower)
+    assert torch.equal(ids.items.ids_ND, torch.from_numpy(start.index.vectors_ND) / start.index.vectors_ND.std(ddof=1))
+    assert torch.equal(text.projector.text_NH, ids.projector.text_NH)  # type: ignore[union-attr, arg-type]
+
+
+def test_a_prompt_stands_after_the_history_and_is_read_at_its_end(
+    dataset: SequenceDataset, tmp_path: Path, tiny_base: Path
+) -> None:
+    recipe = _recipe(tiny_base, pooling="prompt", suffix="a ? b")
+    encoder = recipe.train(dataset, tmp_path, {}).parts.encoder
+    assert isinstance(encoder, LanguageModelEncoder)
+    assert encoder.config.suffix == (1, 0, 2)
+    assert isinstance(encoder, Growing)
+    assert not isinstance(encoder, AllPositions)
+    history = dataset.train.windowed(16, 4).select([0])
+    assert encoder.token_counts(history) == [2 + len(history.rows) + 3]
+    with torch.inference_mode():
+        before = encoder(history)
+        encoder.suffix_inputs[-1] += 1.0
+        assert not torch.allclose(encoder(history), before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "targets"), [({"pooling": "prompt"}, 3), ({"all_positions": False}, 3), ({}, None)]
+)
+def test_what_gives_one_vector_per_history_learns_from_cuts(
+    dataset: SequenceDataset, tmp_path: Path, tiny_base: Path, changes: dict[str, Any], targets: int | None
+) -> None:
+    trained = _recipe(tiny_base, targets_per_user=3, **changes).train(dataset, tmp_path, {})
+    expected = sum(min(targets or n, n - 1) for n in dataset.train.lengths.tolist() if n > 1)
+    assert trained.log["curve"][-1]["targets"] == expected  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"item_tower": "id"}, r'item_tower = "id".*items_from'),
+        ({"items_from": "v"}, r'items_from = "v".*item_tower = "id"'),
+        ({"item_tower": "id", "items_from": "v", "item_training": "cached"}, r'item_training = "cached".*item_tower'),
+        (
+            {"item_tower": "id", "items_from": "v", "item_training": "in_batch"},
+            r'item_training = "in_batch".*item_tower',
+        ),
+        ({"chunk": 4}, r'chunk = 4.*item_training = "in_batch"'),
+        ({"suffix": "a"}, r'suffix.*pooling = "last"'),
+        ({"pooling": "prompt", "suffix": " "}, r'pooling = "prompt".*suffix'),
+        ({"pooling": "prompt", "all_positions": True}, r'pooling = "prompt".*all_positions = true'),
+    ],
+)
+def test_impossible_pairs_are_refused_with_both_keys(tiny_base: Path, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValidationError, match=named):
+        _recipe(tiny_base, **changes)
