@@ -13,7 +13,6 @@ from offline.compare.measured import Measured
 from offline.compare.rows import drawn_with
 from offline.compare.scores import gains
 from offline.metrics import Floats
-from offline.splits import Protocol
 
 NEAREST_TEXTS = ("tfidf-knn", "frozen-lm-knn")
 REGRESSION = "-regression"
@@ -49,7 +48,7 @@ class ColdEvents:
     draws: int
 
     @cached_property
-    def protocols(self) -> list[Protocol]:
+    def protocols(self) -> list[str]:
         return [protocol for protocol, arms in self.measured.cold.items() if arms]
 
     @cached_property

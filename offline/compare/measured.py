@@ -24,8 +24,8 @@ class Measured:
 
     warm: dict[str, ArmScores]
     temporal: dict[str, ArmScores]
-    cold: dict[Protocol, dict[str, ArmScores]]
-    splits: Mapping[Protocol, Split]
+    cold: dict[str, dict[str, ArmScores]]
+    splits: Mapping[str, Split]
 
     @property
     def everything(self) -> list[ArmScores]:
@@ -34,7 +34,7 @@ class Measured:
 
 def read_measured(plan: Plan, found: FoundVersions) -> Measured:
     """What is there and is what the plan asks for; files of other recipes, data or budgets are left alone."""
-    by_protocol: dict[Protocol, dict[str, ArmScores]] = {}
+    by_protocol: dict[str, dict[str, ArmScores]] = {}
     for protocol in plan.protocols:
         data = found.split(protocol)
         scores = {arm.name: _read(arm, protocol, plan, found) for arm in plan.arms}
@@ -45,7 +45,7 @@ def read_measured(plan: Plan, found: FoundVersions) -> Measured:
     headline = plan.settings.headline
     return Measured(
         warm=by_protocol[headline],
-        temporal=by_protocol.get("temporal", {}),  # type: ignore[call-overload]
+        temporal=by_protocol.get("temporal", {}),
         cold={protocol: by_protocol[protocol] for protocol in plan.protocols if protocol.startswith("cold-items")},
         splits={protocol: found.split(protocol) for protocol in plan.protocols},
     )
@@ -53,14 +53,15 @@ def read_measured(plan: Plan, found: FoundVersions) -> Measured:
 
 def _read(arm: Arm, protocol: Protocol, plan: Plan, found: FoundVersions) -> list[SeedScores]:
     settings, files = plan.settings, []
-    known = {"split_fingerprint": found.split(protocol).dataset.split_fingerprint, "minutes": settings.minutes}
+    split_fingerprint = found.split(protocol).dataset.split_fingerprint
     for seed in seeds_of(arm, protocol, settings):
         file = score_file(settings.report / "scores", arm.name, protocol, seed=seed)
         meta = read_meta(file)
         # Before its trials are made a family has no recipe that a file could be of.
         if meta is None or (arm.is_bundle and arm.family not in found.tuned):
             continue
-        if meta.is_of(fingerprint(arm, settings, seed=seed, tuned=found.tuned), **known):
+        identity = fingerprint(arm, settings, seed=seed, tuned=found.tuned)
+        if meta.is_of(identity, split_fingerprint=split_fingerprint, minutes=settings.minutes):
             files.append(SeedScores.read(file))
     return files
 

@@ -45,8 +45,8 @@ def _arm(
     own_E, luck_S1 = rng.normal(size=len(users_E)), 0.05 * rng.normal(size=(seeds, 1))
     logits_SE = ease_E + own_E + luck_S1 + 0.5 * rng.normal(size=(seeds, len(users_E)))
     # About a fifth within the first ten, as on real data; 0 is not within the depth.
-    ranks_SE = np.clip(np.exp(4.5 - 1.2 * logits_SE), 1, None).astype(np.int64)
-    ranks_SE = np.where(ranks_SE > DEPTH, 0, ranks_SE).astype(np.int32)
+    places_SE = np.clip(np.exp(4.5 - 1.2 * logits_SE), 1, None)
+    ranks_SE = np.where(places_SE > DEPTH, 0, places_SE).astype(np.int32)
     meta = ScoreMeta(
         arm=name,
         family=arm.family,

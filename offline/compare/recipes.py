@@ -106,6 +106,7 @@ def fingerprint(arm: Arm, settings: Settings, *, seed: int, tuned: Mapping[str, 
         tuned=tuned.get(arm.family),
     )
     recipe = config.recipe.model_dump(mode="json", exclude_defaults=True)
+    recipe.pop("seed", None)
     recipe.get("fit", {}).pop("minutes", None)
     parents = [fingerprint(BY_NAME[name], settings, seed=seed, tuned=tuned) for name in arm.parent_arms()]
     text = json.dumps([arm.family, recipe, seed if arm.drawn else 0, parents], sort_keys=True)

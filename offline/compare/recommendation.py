@@ -55,15 +55,15 @@ def recommend(evidence: Evidence) -> Recommendation:
     without = [candidate for candidate in candidates if not candidate.llm]
     refused = with_llm and bool(without) and not evidence.winners
     considered = without if refused else list(candidates)
-    eligible, reasons = _near_the_best(considered)
+    eligible, about_quality = _near_the_best(considered)
     eligible, about_new = _able_with_new_items(eligible, evidence.new_items)
     choice, about_cost = _cheapest(eligible)
-    reasons = [reasons, about_new, about_cost, _about_llm(evidence, with_llm=with_llm, has_base=bool(without))]
+    about_llm = _about_llm(evidence, with_llm=with_llm, has_base=bool(without))
     return Recommendation(
         choice.name,
         choice.llm if with_llm else None,
         _headline(choice, evidence, with_llm=with_llm, refused=refused),
-        tuple(reasons),
+        (about_quality, about_new, about_cost, about_llm),
     )
 
 

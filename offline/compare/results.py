@@ -78,7 +78,7 @@ def results_of(
     warm = {r.arm: r for r in rows if (r.protocol, r.seen_removed) == (plan.settings.headline, seen_removed)}
     judged = judge(measured.warm, draws=draws)
     cold = cold_rows_of(measured, draws=draws)
-    new_items = share_of_new_items(measured.splits["temporal"]) if "temporal" in measured.splits else None  # type: ignore[comparison-overlap,index]
+    new_items = share_of_new_items(measured.splits["temporal"]) if "temporal" in measured.splits else None
     reached = Reached(
         plan.settings.dataset,
         warm,

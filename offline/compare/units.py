@@ -57,10 +57,12 @@ def _score(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> 
     settings = found.settings
     folder = settings.report / "scores"
     data = found.split(unit.protocol)
-    known = {"split_fingerprint": data.dataset.split_fingerprint, "minutes": settings.minutes}
     identity = fingerprint(arm, settings, seed=unit.seed, tuned=found.tuned)
     there = read_meta(score_file(folder, arm.name, unit.protocol, seed=unit.seed))
-    if there is not None and there.is_of(identity, **known):
+    split_fingerprint = data.dataset.split_fingerprint
+    if there is not None and there.is_of(
+        identity, split_fingerprint=split_fingerprint, minutes=settings.minutes
+    ):
         return
     started = time.perf_counter()
     details: dict[str, Any] = {}
@@ -81,7 +83,7 @@ def _score(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> 
         fingerprint=identity,
         dataset=data.dataset.name,
         dataset_fingerprint=data.dataset.fingerprint,
-        split_fingerprint=data.dataset.split_fingerprint,
+        split_fingerprint=split_fingerprint,
         seen_removed=scores.seen_removed,
         depth=scores.depth,
         events=len(data.test),
