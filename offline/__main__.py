@@ -120,6 +120,7 @@ def _compare(arguments: argparse.Namespace, store: ModelStore, workspace: Worksp
         report=Path(arguments.report),
         families=tuple(arguments.families),
         arms=tuple(arguments.arms),
+        protocols=tuple(arguments.protocols),
     )
     comparison_of_families.compare(
         settings,
@@ -210,6 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--arms", type=_names, default=(), help="a,b: only these rows, their parents and the baselines"
     )
+    command.add_argument("--protocols", type=_names, default=(), help="a,b: only these beside the headline's")
     command.add_argument("--seeds", type=_positive, default=5, help="at most, per row")
     command.add_argument("--minutes-per-run", type=_above_zero, default=10.0, help="of training, for every family")
     command.add_argument("--trials", type=_positive, default=8, help="per family, 2 minutes each; 1: none")

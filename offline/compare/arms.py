@@ -3,54 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from offline.compare.arm import SCORER, Arm, Where
 from offline.run_config import RunRefused
-
-# family: what a team would choose between; variant: answers one question about a family; control: proves nothing by
-# itself; baseline: needs no language model; fusion: two versions in one search.
-Role = Literal["baseline", "family", "variant", "control", "fusion"]
-Where = Literal["warm", "cold", "temporal"]
-SCORER = ""  # the family of a row that is no bundle
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """variant: in words. changes: recipe keys beside where the family starts; dropped: keys that it does not write.
-    parents: recipe key -> arm (or arms) whose version of the same seed it names; "sasrec@1" is the next seed's.
-    seeds: at most, on the warm protocol (1 where nothing is drawn). beside: the arm whose own seed it adds to.
-    twin: the arm with random weights that it must beat. train_minutes: None for a training with a budget.
-    """
-
-    name: str
-    family: str
-    variant: str
-    role: Role
-    llm: bool = False
-    changes: dict[str, Any] = field(default_factory=dict)
-    dropped: tuple[str, ...] = ()
-    parents: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
-    seeds: int = 5
-    where: tuple[Where, ...] = ("warm",)
-    beside: str | None = None
-    twin: str | None = None
-    train_minutes: float | None = None
-    score_minutes: float = 1.0
-
-    @property
-    def is_bundle(self) -> bool:
-        return self.family != SCORER
-
-    @property
-    def drawn(self) -> bool:
-        """Whether a seed changes anything."""
-        return self.seeds > 1
-
-    def parent_arms(self) -> tuple[str, ...]:
-        named = [(value,) if isinstance(value, str) else value for value in self.parents.values()]
-        return tuple(dict.fromkeys(name.partition("@")[0] for names in named for name in names))
-
 
 ALL: tuple[Where, ...] = ("warm", "temporal", "cold")
 _SASREC: dict[str, str | tuple[str, ...]] = {"items_from": "sasrec"}
@@ -220,19 +176,23 @@ ARMS: tuple[Arm, ...] = (
         llm=True,
         changes={"ranker": "verbalizer"},
         parents={"retriever": "sasrec"},
+        seeds=3,
         beside="sasrec",
-        score_minutes=10.0,
+        score_minutes=45.0,
     ),
     Arm(
         "llamarec-pointwise",
         "llamarec",
-        "SASRec finds, inner products rank",
+        "SASRec finds, E4SRec's inner products rank",
         "variant",
         llm=True,
         changes={"ranker": "pointwise"},
-        parents={"retriever": "sasrec"},
+        dropped=("fit", "lm", "prompt", "item_text", "max_text_tokens", "max_history", "dropout", "validation_prompts"),
+        parents={"retriever": "sasrec", "vectors_from": "e4srec"},
         seeds=3,
-        score_minutes=3.0,
+        beside="sasrec",
+        train_minutes=2.0,
+        score_minutes=5.0,
     ),
     _fusion("e4srec+ease", "E4SRec and recency-weighted EASE", ("e4srec", "ease-recency"), llm=True),
     _fusion("ilora+ease", "iLoRA and recency-weighted EASE", ("ilora", "ease-recency"), llm=True),

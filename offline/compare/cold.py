@@ -10,7 +10,6 @@ import numpy as np
 from offline.bootstrap import Contrast, compare
 from offline.compare.arms import BY_NAME
 from offline.compare.measured import Measured
-from offline.compare.rows import drawn_with
 from offline.compare.scores import gains
 from offline.metrics import Floats
 
@@ -76,7 +75,7 @@ class ColdEvents:
         return np.concatenate(parts)[None, :]
 
     def contrasts(self, values: dict[str, Floats], pairs: list[tuple[str, str]]) -> list[Contrast]:
-        return compare(values, self.users, contrasts=pairs, draws=self.draws, **drawn_with(items=self.items))
+        return compare(values, self.users, contrasts=pairs, items=self.items, draws=self.draws)
 
 
 def cold_rows_of(measured: Measured, *, draws: int) -> list[ColdRow]:

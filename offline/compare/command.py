@@ -11,8 +11,9 @@ from model_store.store import ModelStore
 from offline.compare import trials
 from offline.compare.arms import ARMS
 from offline.compare.found_versions import FoundVersions
-from offline.compare.plan import Plan, make_plan
+from offline.compare.plan import Plan
 from offline.compare.plan_text import plan_text
+from offline.compare.planner import make_plan
 from offline.compare.results import Results, results_of
 from offline.compare.settings import Settings
 from offline.compare.units import carry_out

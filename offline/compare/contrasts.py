@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 from offline.bootstrap import DRAWS, Contrast, compare, holm
 from offline.compare.arms import BY_NAME
-from offline.compare.rows import drawn_with
 from offline.compare.scores import ArmScores
 
 LEAST_SEEDS = 5
@@ -49,7 +48,7 @@ def judge(scores: Mapping[str, ArmScores], *, draws: int = DRAWS) -> list[Judged
         contrasts=list(pairs),
         paired=_paired(scores),
         draws=draws,
-        **drawn_with(weights=next(iter(scores.values())).weights_E),
+        weights=next(iter(scores.values())).weights_E,
     )
     adjusted = iter(holm([c.p for c, primary in zip(found, pairs.values(), strict=True) if primary]))
     return [

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from statistics import mean
 
-from offline.compare.arms import Arm
+from offline.compare.arm import Arm
 from offline.compare.scores import read_meta
 from offline.compare.settings import Settings
 

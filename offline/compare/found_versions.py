@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from model_store.manifest import Manifest
 from model_store.store import ModelStore
-from offline.compare.arms import BY_NAME, Arm
+from offline.compare.arm import Arm
+from offline.compare.arms import BY_NAME
 from offline.compare.recipes import Changes, run_config, same_recipe
 from offline.compare.settings import Settings
 from offline.run_config import RunConfig

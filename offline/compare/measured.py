@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offline.compare.arms import Arm
+from offline.compare.arm import Arm
 from offline.compare.found_versions import FoundVersions, seeds_of
 from offline.compare.plan import Plan
 from offline.compare.recipes import fingerprint
 from offline.compare.scores import ArmScores, SeedScores, gather, read_meta, score_file
-from offline.metrics import Floats
 from offline.sequences import Split
 from offline.splits import Protocol
 
@@ -38,9 +37,10 @@ def read_measured(plan: Plan, found: FoundVersions) -> Measured:
     for protocol in plan.protocols:
         data = found.split(protocol)
         scores = {arm.name: _read(arm, protocol, plan, found) for arm in plan.arms}
-        weights: Floats | None = getattr(data.test, "weights", None)
         by_protocol[protocol] = {
-            name: gather(files, users_E=data.test.users, weights_E=weights) for name, files in scores.items() if files
+            name: gather(files, users_E=data.test.users, weights_E=data.test.weights)
+            for name, files in scores.items()
+            if files
         }
     headline = plan.settings.headline
     return Measured(

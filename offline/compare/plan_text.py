@@ -12,7 +12,7 @@ def plan_text(plan: Plan) -> str:
     settings = plan.settings
     left: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     for unit in plan.units:
-        left[unit.arm, unit.protocol, unit.kind].append(unit.minutes)
+        left[unit.arm, _kind_of(unit.protocol), unit.kind].append(unit.minutes)
     rows = [
         f"{arm:<22} {protocol:<14} {kind:<6} {len(minutes):>3} x {sum(minutes) / len(minutes):>5.1f} min"
         for (arm, protocol, kind), minutes in sorted(left.items(), key=lambda item: (_place(plan, item[0][0]), item[0]))
@@ -26,6 +26,10 @@ def plan_text(plan: Plan) -> str:
         f"{plan.minutes / 60:.1f} hours of one core, {plan.hours:.1f} hours with {settings.jobs} jobs",
     ]
     return "\n".join(lines)
+
+
+def _kind_of(protocol: str) -> str:
+    return "cold-items" if protocol.startswith("cold-items") else protocol
 
 
 def _place(plan: Plan, arm: str) -> int:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from offline import families
-from offline.compare.arms import BY_NAME, Arm
+from offline.compare.arm import Arm
+from offline.compare.arms import BY_NAME
 from offline.compare.settings import Settings
 from offline.compare.starting_values import STARTS, TRIALS
 from offline.recipe import Recipe
@@ -58,17 +59,20 @@ def _references(value: str | tuple[str, ...], parents: Mapping[str, str]) -> str
 def _section(arm: Arm, settings: Settings, *, minutes: float) -> dict[str, Any]:
     """Later ones win: where the family starts, what goes for all arms, what makes this arm."""
     fields = families.recipe_class(arm.family).model_fields if arm.family in families.names() else {}
-    section: dict[str, Any] = {
-        key: value for key, value in STARTS.get(arm.family, {}).items() if key not in arm.dropped
-    }
-    shared = {key: value for key, value in settings.shared.items() if key in fields}
-    for changes in (shared, arm.changes):
+    section: dict[str, Any] = {}
+    for changes in (_kept(STARTS.get(arm.family, {}), arm), _kept(settings.shared, arm), arm.changes):
         for key, value in changes.items():
+            if fields and key not in fields and changes is not arm.changes:
+                continue
             old = section.get(key)
             section[key] = old | value if isinstance(old, dict) and isinstance(value, dict) else value
-    if "fit" in fields:
+    if "fit" in fields and "fit" not in arm.dropped:
         section["fit"] = section.get("fit", {}) | {"minutes": minutes}
     return section
+
+
+def _kept(section: Changes, arm: Arm) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key not in arm.dropped}
 
 
 def _trials(arm: Arm) -> dict[str, list[Any]]:

@@ -1,5 +1,4 @@
-"""One line per arm, protocol and treatment of seen items: the mean over seeds, and its interval over users and "
-"seeds."""
+"""One line per arm, protocol and treatment of seen items: the mean over seeds, and its interval."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ import numpy as np
 from offline.bootstrap import compare
 from offline.compare.arms import BY_NAME
 from offline.compare.scores import ArmScores, Costs, gains
-from offline.metrics import Floats
+from offline.metrics import Floats, weighted_mean
 
 # What trainings call the weight of the language model beside something that is there without it.
 WEIGHTS = ("beta", "w", "weight", "weights")
@@ -107,23 +106,17 @@ def _mean_costs(costs: list[Costs]) -> dict[str, float]:
 
 def mean_of(values_SE: Floats, weights_E: Floats | None) -> float:
     """Over seeds, then over events as the protocol weighs them."""
-    mean_E = values_SE.mean(axis=0)
-    return float(mean_E.mean() if weights_E is None else weights_E @ mean_E / weights_E.sum())
+    return float(weighted_mean(values_SE.mean(axis=0), weights_E))
 
 
-def interval(values_SE: Floats, scores: ArmScores, *, draws: int, items: Any = None) -> tuple[float, float]:
-    """95 %, users and seeds drawn (and items, where a protocol drew them)."""
+def interval(values_SE: Floats, scores: ArmScores, *, draws: int) -> tuple[float, float]:
+    """95 %, users and seeds drawn."""
     nothing_1E = np.zeros((1, values_SE.shape[1]))
     (found,) = compare(
         {"row": values_SE, "nothing": nothing_1E},
         scores.users_E,
         contrasts=[("row", "nothing")],
         draws=draws,
-        **drawn_with(weights=scores.weights_E, items=items),
+        weights=scores.weights_E,
     )
     return found.difference_low, found.difference_high
-
-
-def drawn_with(**more: Any) -> dict[str, Any]:
-    """Only what is there: most protocols weigh all events alike and draw no items."""
-    return {name: value for name, value in more.items() if value is not None}

@@ -178,4 +178,5 @@ def gains(ranks: Ranks, metric: str) -> Floats:
     """float64, the shape of `ranks`: hr@K, ndcg@K or mrr@K of each event."""
     name, _, cut = metric.partition("@")
     inside = (ranks >= 1) & (ranks <= int(cut))
-    return np.where(inside, GAINS[name](np.maximum(ranks, 1)), 0.0)
+    gained = GAINS[name](np.maximum(ranks, 1).ravel()).reshape(ranks.shape)
+    return np.where(inside, gained, 0.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from offline.datasets.config import BUILT_IN, DataConfig
 from offline.run_config import RunConfig, RunRefused
-from offline.splits import Protocol
+from offline.splits import PROTOCOLS, Protocol
 
 LONGEST_UNIT = 60.0  # minutes
 # Published figures of Amazon data are leave-one-out; everything else is measured where the error is smallest.
@@ -21,8 +21,9 @@ SHARED = ("lm", "prompt", "item_text", "max_text_tokens", "max_history", "fit")
 @dataclass(frozen=True, slots=True)
 class Settings:
     """data: the data set. headline: the protocol of the warm rows. shared: recipe keys that go for every arm that has
-    them. seeds: at most, per arm. minutes: of training, per run. trials: per family. hours: wall clock. families, arms:
-    what to compare; empty for all. report: the folder of page, score files and trials.
+    them. seeds: at most, per arm. minutes: of training, per run. trials: per family. hours: wall clock. report: the
+    folder of page, score files and trials. families, arms: what to compare; empty for all. protocols: beside the
+    headline; empty for all.
     """
 
     data: DataConfig
@@ -36,8 +37,12 @@ class Settings:
     report: Path
     families: tuple[str, ...] = ()
     arms: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        unknown = [name for name in self.protocols if name not in PROTOCOLS]
+        if unknown:
+            raise RunRefused(f"--protocols {', '.join(unknown)}: known are {', '.join(PROTOCOLS)}")
         if self.minutes >= LONGEST_UNIT:
             raise RunRefused(
                 f"--minutes-per-run {self.minutes:g}: no unit of work may take {LONGEST_UNIT:g} minutes; lower it"

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from offline.compare.arms import BY_NAME, Arm
+from offline.compare.arm import Arm
+from offline.compare.arms import BY_NAME
 from offline.compare.recipes import fingerprint, run_config
 from offline.compare.settings import Settings
 from offline.compare.starting_values import TRIALS

@@ -10,7 +10,8 @@ from model_store.store import ModelStore
 from offline import pipeline
 from offline.beyond_accuracy import list_figures
 from offline.compare import trials
-from offline.compare.arms import BY_NAME, Arm
+from offline.compare.arm import Arm
+from offline.compare.arms import BY_NAME
 from offline.compare.found_versions import FoundVersions
 from offline.compare.measuring import costs_of, neighbours_of
 from offline.compare.plan import Unit
@@ -60,9 +61,7 @@ def _score(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> 
     identity = fingerprint(arm, settings, seed=unit.seed, tuned=found.tuned)
     there = read_meta(score_file(folder, arm.name, unit.protocol, seed=unit.seed))
     split_fingerprint = data.dataset.split_fingerprint
-    if there is not None and there.is_of(
-        identity, split_fingerprint=split_fingerprint, minutes=settings.minutes
-    ):
+    if there is not None and there.is_of(identity, split_fingerprint=split_fingerprint, minutes=settings.minutes):
         return
     started = time.perf_counter()
     details: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 
 from offline.compare.results import Results
-from offline.report import costs, quality, record
+from offline.report import costs, differences, other_protocols, quality, record
 from offline.report.blocks import Section
 from offline.report.summary import Tile, tiles
 from offline.report.whiskers import axis_of, axis_svg, row_svg
@@ -39,14 +39,14 @@ def page_of(results: Results) -> Page:
         tiles=tiles(results),
         sections=[
             quality.warm(results),
-            quality.contrasts(results),
+            differences.contrasts(results),
             costs.against_latency(results),
             record.claims(results),
             costs.training(results),
             costs.table(results),
-            quality.cold(results),
-            quality.temporal(results),
-            quality.lists(results),
+            other_protocols.cold(results),
+            other_protocols.temporal(results),
+            other_protocols.lists(results),
             record.neighbours(results),
             record.targets(results),
             record.missing(results),

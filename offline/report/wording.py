@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from offline.bootstrap import Contrast
 from offline.compare.rows import Row
 from offline.report.blocks import Kind
 
@@ -45,10 +44,6 @@ def megabytes(value: float | None) -> str:
 
 def minutes(value: float | None) -> str:
     return MISSING if value is None else f"{value:.1f}"
-
-
-def relative(contrast: Contrast) -> str:
-    return f"{percent(contrast.relative)} ({percent_span(contrast.relative_low, contrast.relative_high)})"
 
 
 def chance(p: float) -> str:

@@ -12,7 +12,8 @@ from model_store.store import ModelStore
 from offline.compare import trials
 from offline.compare.arms import ARMS
 from offline.compare.found_versions import FoundVersions
-from offline.compare.plan import Plan, make_plan
+from offline.compare.plan import Plan
+from offline.compare.planner import make_plan
 from offline.compare.results import NULL_WORLDS
 from offline.compare.settings import Settings, data_of
 
@@ -30,7 +31,7 @@ def world(write_run: WriteRun) -> Path:
 def settings_of(world: Path, tmp_path: Path) -> SettingsOf:
     def made(report: str = "report", **changes: object) -> Settings:
         data, headline, shared = data_of(str(world))
-        given: dict[str, object] = {"seeds": 2, "minutes": 5.0, "trials": 1, "hours": 1.0, "jobs": 1}
+        given: dict[str, object] = {"seeds": 2, "minutes": 1.0, "trials": 1, "hours": 1.0, "jobs": 1}
         folder = tmp_path / report
         folder.mkdir(exist_ok=True)
         # Measured by its own test; here it would take longer than all the rest.

@@ -60,7 +60,9 @@ def test_a_row_beside_another_is_drawn_with_its_seeds() -> None:
     """Runs that differ by seed alone, the same way on both sides: paired, that cancels."""
     world = null_world(0)
     luck = np.arange(5)[:, None] > 2
-    base = np.where(luck, np.where(world["sasrec"].ranks_SE == 0, 8, world["sasrec"].ranks_SE), world["sasrec"].ranks_SE)
+    base = np.where(
+        luck, np.where(world["sasrec"].ranks_SE == 0, 8, world["sasrec"].ranks_SE), world["sasrec"].ranks_SE
+    )
     for name in ("sasrec", "e4srec", "contriever"):
         world[name] = replace(world[name], ranks_SE=base.astype(np.int32))
     spread = {j.contrast.family: j.contrast.detectable for j in judge(world, draws=500) if j.contrast.base == "sasrec"}

@@ -47,7 +47,8 @@ def test_what_cannot_be_trained_says_why(settings_of: SettingsOf, monkeypatch: p
 
 
 def test_a_fingerprint_is_of_what_is_trained(settings_of: SettingsOf) -> None:
-    settings, none = settings_of(), {"sasrec": {}, "e4srec": {}, "ease": {}}
+    settings = settings_of()
+    none: dict[str, dict[str, Any]] = {"sasrec": {}, "e4srec": {}, "ease": {}}
 
     def of(arm: str, *, seed: int = 0, of: Settings = settings, tuned: Any = none) -> str:
         return fingerprint(BY_NAME[arm], of, seed=seed, tuned=tuned)
