@@ -1,4 +1,4 @@
-"""python -m offline run | tune | evaluate | compare-versions | data"""
+"""python -m offline run | tune | evaluate | compare | compare-versions | data"""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import polars as pl
 from model_store.errors import StoreError
 from model_store.store import ModelStore
 from offline import datasets
+from offline.compare import command as comparison_of_families
+from offline.compare.settings import Settings, data_of
 from offline.comparison import EXPERIMENTS, as_text, is_better, order_drops, record_final, side_by_side, verdict
 from offline.datasets.statistics import describe
 from offline.pipeline import run
@@ -104,6 +106,33 @@ def _evaluate(arguments: argparse.Namespace, store: ModelStore, workspace: Works
         record_final(table, f"python -m offline {arguments.typed}", file=Path(arguments.record))
 
 
+def _compare(arguments: argparse.Namespace, store: ModelStore, workspace: Workspace) -> None:
+    data, headline, shared = data_of(arguments.dataset)
+    settings = Settings(
+        data,
+        headline,
+        shared,
+        seeds=arguments.seeds,
+        minutes=arguments.minutes_per_run,
+        trials=arguments.trials,
+        hours=arguments.hours,
+        jobs=arguments.jobs,
+        report=Path(arguments.report),
+        families=tuple(arguments.families),
+        arms=tuple(arguments.arms),
+        protocols=tuple(arguments.protocols),
+    )
+    comparison_of_families.compare(
+        settings,
+        store=store,
+        workspace=workspace,
+        command=f"python -m offline {arguments.typed}",
+        record=Path(arguments.record),
+        only_plan=arguments.plan,
+        say=_say,
+    )
+
+
 def _compare_versions(arguments: argparse.Namespace, store: ModelStore, workspace: Workspace) -> None:
     table = side_by_side(
         [arguments.first, arguments.second],
@@ -174,6 +203,27 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--shuffled", action="store_true", help="and how much each loses when histories are shuffled")
     command.set_defaults(command=_evaluate)
 
+    command = commands.add_parser(
+        "compare", help="all families with equal budgets, and the page that says which; resumes"
+    )
+    command.add_argument("--dataset", required=True, help="a built-in name, or a run file with [data]")
+    command.add_argument("--families", type=_names, default=(), help="a,b: only these, their parents and the baselines")
+    command.add_argument(
+        "--arms", type=_names, default=(), help="a,b: only these rows, their parents and the baselines"
+    )
+    command.add_argument("--protocols", type=_names, default=(), help="a,b: only these beside the headline's")
+    command.add_argument("--seeds", type=_positive, default=5, help="at most, per row")
+    command.add_argument("--minutes-per-run", type=_above_zero, default=10.0, help="of training, for every family")
+    command.add_argument("--trials", type=_positive, default=8, help="per family, 2 minutes each; 1: none")
+    command.add_argument("--hours", type=_above_zero, default=8.0, help="refused when the plan is longer")
+    command.add_argument("--jobs", type=_positive, default=2, help="processes, one thread each")
+    command.add_argument("--plan", action="store_true", help="print the plan and its total, and stop")
+    command.add_argument(
+        "--report", required=True, metavar="DIR", help="page, score files and trials; it resumes there"
+    )
+    command.add_argument("--record", default=EXPERIMENTS, metavar="FILE", help="where looks at test events are counted")
+    command.set_defaults(command=_compare)
+
     command = commands.add_parser("compare-versions", help="two versions on validation, with a verdict in words")
     command.add_argument("first")
     command.add_argument("second")
@@ -196,6 +246,20 @@ def _seeds(text: str) -> list[int]:
     if first > last:
         raise argparse.ArgumentTypeError(f"{text}: the first is above the last")
     return list(range(first, last + 1))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
 
 
 def _positive(text: str) -> int:

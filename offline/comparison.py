@@ -28,6 +28,7 @@ from offline.workspace import Workspace
 
 EXPERIMENTS = Path(__file__).parent / "EXPERIMENTS.md"
 HEADLINE = "ndcg@10"
+LOOK = "### Look at test"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -270,6 +271,17 @@ def _in_words(c: Contrast) -> tuple[str, str, str]:
 
 def record_final(table: Table, command: str, *, file: Path = EXPERIMENTS) -> None:
     """Every look at test events is counted: a dated entry at the end of EXPERIMENTS.md."""
+    record_look(as_text(table), command, file=file)
+
+
+def record_look(text: str, command: str, *, file: Path = EXPERIMENTS) -> None:
+    """text begins with the data set's name and a comma."""
     now = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
     with file.open("a") as out:
-        out.write(f"\n### Look at test, {now} UTC\n\n`{command}`\n\n{as_text(table)}\n")
+        out.write(f"\n{LOOK}, {now} UTC\n\n`{command}`\n\n{text}\n")
+
+
+def looks_at_test(dataset: str, *, file: Path = EXPERIMENTS) -> int:
+    """How many looks at this data set's test events are on record."""
+    entries = file.read_text().split(f"\n{LOOK}, ")[1:] if file.exists() else []
+    return sum(f"\n{dataset}, " in entry for entry in entries)

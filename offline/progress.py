@@ -17,6 +17,7 @@ class Progress:
     epoch: int = 0
     steps: int = 0
     targets: int = 0
+    items_read: int = 0
     seconds: float = 0.0
     since_best: int = 0
     best: float = float("-inf")
@@ -50,6 +51,7 @@ class Progress:
             {
                 "epoch": self.epoch,
                 "targets": self.targets,
+                "items_read": self.items_read,
                 "seconds": self.seconds,
                 "loss": loss,
                 "ndcg@10": ndcg,

@@ -60,8 +60,30 @@ class RunConfig:
         family = section.pop("family", None)
         if not isinstance(family, str):
             raise RunRefused(f"{file}: [recipe] lacks family = one of {', '.join(families.names())}")
-        recipe = _recipe(file, family, section)
-        config = cls(file.stem, family, parsed.protocol, parsed.data, recipe, parsed.tune)
+        return cls.of(
+            name=file.stem,
+            family=family,
+            protocol=parsed.protocol,
+            data=parsed.data,
+            recipe=section,
+            tune=parsed.tune,
+            said_by=file,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        name: str,
+        family: str,
+        protocol: Protocol,
+        data: DataConfig,
+        recipe: dict[str, Any],
+        tune: dict[str, list[Any]],
+        said_by: Path | None = None,
+    ) -> RunConfig:
+        """A run from its parts; said_by: the file that refusals name."""
+        config = cls(name, family, protocol, data, _recipe(said_by or Path(name), family, recipe), tune)
         for key, values in config.tune.items():
             for value in values:
                 config.varied({key: value})

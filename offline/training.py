@@ -191,6 +191,7 @@ def _epoch(
         total, count = total + value * targets, count + targets
         progress.steps += 1
         progress.targets += targets
+        progress.items_read += len(batch.rows)
         plan.after_step(objective, progress, loss=value)
         tokens += len(batch.rows)
         bar.set_postfix(loss=f"{total / max(count, 1):.3f}", tokens_s=f"{tokens / (time.perf_counter() - started):.0f}")

@@ -69,7 +69,7 @@ def tune(config: RunConfig, *, trials: int, jobs: int, store: ModelStore, worksp
     todo = [(number, changes) for number, changes in enumerate(drawn) if not _same(done.get(number), changes)]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=end_with_parent) as pool:
-        futures = [pool.submit(_trial, config, number, changes, store.root) for number, changes in todo]
+        futures = [pool.submit(run_trial, config, number, changes, store.root) for number, changes in todo]
         try:
             for future in as_completed(futures):
                 trial = future.result()
@@ -88,7 +88,8 @@ def _say(trial: Trial) -> None:
     logger.info("trial %d: ndcg@10 %.4f %s (%.0f s)", trial.number, trial.ndcg10, trial.changes, trial.seconds)
 
 
-def _trial(config: RunConfig, number: int, changes: dict[str, Any], store_folder: Path) -> Trial:
+def run_trial(config: RunConfig, number: int, changes: dict[str, Any], store_folder: Path) -> Trial:
+    """Trains the run with these changes and keeps nothing but the figure; what diverges has figure 0."""
     torch.set_num_threads(1)
     varied = config.varied(changes)
     dataset = split(datasets.load(varied.data), varied.protocol).dataset

@@ -37,6 +37,14 @@ class Workspace:
         for path in run_folder.glob("checkpoint-*"):
             shutil.rmtree(path)
 
+    def training_log(self, version: str) -> dict[str, object]:
+        """What its training recorded; empty where it was trained elsewhere."""
+        for file in sorted((self.folder / "runs").glob("*/published.json")):
+            content = json.loads(file.read_text())
+            if content["version"] == version:
+                return dict(content["log"])
+        return {}
+
     def scores_file(self, version: str, name: str) -> Path:
         folder = self.folder / "scores"
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""`python -m offline compare`: every family, baseline and control on one data set, with equal budgets."""

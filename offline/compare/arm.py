@@ -1,0 +1,49 @@
+"""What an arm is: a family, what is changed in it, and which other arms it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# family: what a team would choose between; variant: answers one question about a family; control: proves nothing by
+# itself; baseline: needs no language model; fusion: two versions in one search.
+Role = Literal["baseline", "family", "variant", "control", "fusion"]
+Where = Literal["warm", "cold", "temporal"]
+SCORER = ""  # the family of a row that is no bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """variant: in words. changes: recipe keys beside where the family starts; dropped: keys that it does not write.
+    parents: recipe key -> arm (or arms) whose version of the same seed it names; "sasrec@1" is the next seed's.
+    seeds: at most, on the warm protocol (1 where nothing is drawn). beside: the arm whose own seed it adds to.
+    twin: the arm with random weights that it must beat. train_minutes: None for a training with a budget.
+    """
+
+    name: str
+    family: str
+    variant: str
+    role: Role
+    llm: bool = False
+    changes: dict[str, Any] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    parents: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
+    seeds: int = 5
+    where: tuple[Where, ...] = ("warm",)
+    beside: str | None = None
+    twin: str | None = None
+    train_minutes: float | None = None
+    score_minutes: float = 1.0
+
+    @property
+    def is_bundle(self) -> bool:
+        return self.family != SCORER
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a seed changes anything."""
+        return self.seeds > 1
+
+    def parent_arms(self) -> tuple[str, ...]:
+        named = [(value,) if isinstance(value, str) else value for value in self.parents.values()]
+        return tuple(dict.fromkeys(name.partition("@")[0] for names in named for name in names))

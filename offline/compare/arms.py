@@ -1,0 +1,242 @@
+"""The arms of a comparison: one row of the page each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from offline.compare.arm import SCORER, Arm, Where
+from offline.run_config import RunRefused
+
+ALL: tuple[Where, ...] = ("warm", "temporal", "cold")
+_SASREC: dict[str, str | tuple[str, ...]] = {"items_from": "sasrec"}
+_NO_RESIDUAL: dict[str, Any] = {"residual": False}
+_COMMON: dict[str, Any] = _NO_RESIDUAL | {"space": "common"}
+_RANDOM: dict[str, Any] = {"lm": {"random_init": True}}
+_CLOSED: dict[str, Any] = {"seeds": 1, "train_minutes": 0.1, "score_minutes": 0.3}
+
+
+def _scorer(name: str, variant: str, *, where: tuple[Where, ...] = ALL) -> Arm:
+    return Arm(name, SCORER, variant, "baseline", seeds=1, where=where, train_minutes=0.0, score_minutes=0.3)
+
+
+def _ilora(name: str, variant: str, *, seeds: int = 3, **changes: Any) -> Arm:
+    dropped = () if changes.get("residual", True) else ("branch_drop",)
+    where: tuple[Where, ...] = ("warm", "cold") if "text" in str(changes.get("item_tower")) else ("warm",)
+    return Arm(
+        name,
+        "ilora",
+        variant,
+        "variant",
+        llm=True,
+        changes=changes,
+        dropped=dropped,
+        parents=_SASREC,
+        seeds=seeds,
+        where=where,
+    )
+
+
+def _e4srec(history_input: str, variant: str) -> Arm:
+    changes = {"residual": False, "train_items": True, "history_input": history_input}
+    name = f"e4srec-{history_input.removesuffix('_vector')}"
+    return Arm(name, "e4srec", variant, "variant", llm=True, changes=changes, dropped=("branch_drop",), parents=_SASREC)
+
+
+def _pooled(name: str, variant: str, *, seeds: int = 3, **changes: Any) -> Arm:
+    return Arm(name, "llm2vec", variant, "variant", llm=True, changes=changes, seeds=seeds)
+
+
+def _fusion(name: str, variant: str, parts: tuple[str, ...], *, llm: bool) -> Arm:
+    return Arm(
+        name,
+        "fused",
+        variant,
+        "fusion",
+        llm=llm,
+        parents={"parts": parts},
+        beside="sasrec",
+        train_minutes=1.0,
+    )
+
+
+ARMS: tuple[Arm, ...] = (
+    _scorer("popularity", "the most chosen items for everybody"),
+    _scorer("markov", "what followed the last item, then popularity"),
+    Arm("ease", "ease", "the whole history alike", "baseline", changes={"tau": None}, where=ALL, **_CLOSED),
+    Arm("ease-recency", "ease", "recent items weigh more", "baseline", where=ALL, **_CLOSED),
+    Arm("sasrec", "sasrec", "full softmax, all positions", "baseline", where=ALL, score_minutes=0.5),
+    Arm(
+        "sasrec+sasrec",
+        "fused",
+        "two seeds of SASRec",
+        "control",
+        parents={"parts": ("sasrec", "sasrec@1")},
+        train_minutes=1.0,
+    ),
+    _fusion("sasrec+ease", "SASRec and recency-weighted EASE", ("sasrec", "ease-recency"), llm=False),
+    Arm(
+        "sasrec-taught",
+        "sasrec",
+        "taught by E4SRec: no language model in service",
+        "variant",
+        llm=True,
+        parents={"teacher": "e4srec"},
+        seeds=3,
+        score_minutes=0.5,
+    ),
+    Arm(
+        "ilora",
+        "ilora",
+        "beside SASRec (residual)",
+        "family",
+        llm=True,
+        parents=_SASREC,
+        where=ALL,
+        beside="sasrec",
+        twin="ilora-random",
+    ),
+    Arm(
+        "ilora-random",
+        "ilora",
+        "as iLoRA, random weights",
+        "control",
+        llm=True,
+        changes=_RANDOM,
+        parents=_SASREC,
+        seeds=3,
+    ),
+    _ilora("ilora-sasrec", "alone, in SASRec's space", seeds=5, **_NO_RESIDUAL),
+    _ilora("ilora-common-id", "alone, common space, items by ID", seeds=5, **_COMMON, item_tower="id"),
+    _ilora("ilora-common-text", "alone, common space, items by text", **_COMMON, item_tower="text"),
+    _ilora("ilora-common-text+id", "alone, common space, items by both", **_COMMON, item_tower="text+id"),
+    Arm(
+        "e4srec",
+        "e4srec",
+        "beside SASRec (residual)",
+        "family",
+        llm=True,
+        parents=_SASREC,
+        where=ALL,
+        beside="sasrec",
+        twin="e4srec-random",
+    ),
+    Arm(
+        "e4srec-random",
+        "e4srec",
+        "as E4SRec, random weights",
+        "control",
+        llm=True,
+        changes=_RANDOM,
+        parents=_SASREC,
+        beside="sasrec",
+    ),
+    _e4srec("sum", "alone, reads ID and text"),
+    _e4srec("id", "alone, reads IDs"),
+    _e4srec("text_vector", "alone, reads text"),
+    Arm("contriever", "contriever", "items by text", "family", llm=True, where=ALL, twin="contriever-random"),
+    Arm("contriever-random", "contriever", "as Contriever, random weights", "control", llm=True, changes=_RANDOM),
+    Arm(
+        "contriever-id",
+        "contriever",
+        "items by ID",
+        "variant",
+        llm=True,
+        changes={"item_tower": "id"},
+        parents=_SASREC,
+    ),
+    Arm(
+        "llm2vec",
+        "llm2vec",
+        "bidirectional, weighted mean",
+        "family",
+        llm=True,
+        where=ALL,
+        twin="llm2vec-random",
+    ),
+    Arm(
+        "llm2vec-random",
+        "llm2vec",
+        "as LLM2Vec, random weights",
+        "control",
+        llm=True,
+        changes=_RANDOM,
+        seeds=3,
+    ),
+    _pooled("llm2vec-mean", "bidirectional, mean", pooling="mean"),
+    _pooled("llm2vec-last", "bidirectional, last token", seeds=5, pooling="last"),
+    _pooled("llm2vec-causal", "causal, weighted mean", causal=True),
+    _pooled("llm2vec-causal-mean", "causal, mean", causal=True, pooling="mean"),
+    _pooled("llm2vec-causal-last", "causal, last token", causal=True, pooling="last"),
+    Arm(
+        "llamarec",
+        "llamarec",
+        "SASRec finds, letters rank (verbalizer)",
+        "family",
+        llm=True,
+        changes={"ranker": "verbalizer"},
+        parents={"retriever": "sasrec"},
+        seeds=3,
+        beside="sasrec",
+        score_minutes=45.0,
+    ),
+    Arm(
+        "llamarec-pointwise",
+        "llamarec",
+        "SASRec finds, E4SRec's inner products rank",
+        "variant",
+        llm=True,
+        changes={"ranker": "pointwise"},
+        dropped=("fit", "lm", "prompt", "item_text", "max_text_tokens", "max_history", "dropout", "validation_prompts"),
+        parents={"retriever": "sasrec", "vectors_from": "e4srec"},
+        seeds=3,
+        beside="sasrec",
+        train_minutes=2.0,
+        score_minutes=5.0,
+    ),
+    _fusion("e4srec+ease", "E4SRec and recency-weighted EASE", ("e4srec", "ease-recency"), llm=True),
+    _fusion("ilora+ease", "iLoRA and recency-weighted EASE", ("ilora", "ease-recency"), llm=True),
+    Arm(
+        "sasrec-regression",
+        "sasrec",
+        "new items by regression from their text",
+        "baseline",
+        changes={"cold_start": "regression"},
+        where=("cold",),
+        score_minutes=0.5,
+    ),
+    Arm(
+        "e4srec-regression",
+        "e4srec",
+        "new items by regression from their text",
+        "variant",
+        llm=True,
+        changes={"cold_start": "regression"},
+        parents={"items_from": "sasrec-regression"},
+        where=("cold",),
+    ),
+    _scorer("tfidf-knn", "nearest item texts by TF-IDF", where=("cold",)),
+    _scorer("frozen-lm-knn", "nearest item texts by the untrained language model", where=("cold",)),
+    _scorer("random", "any item", where=("cold",)),
+)
+BY_NAME = {arm.name: arm for arm in ARMS}
+ALWAYS = ("popularity", "markov", "ease", "ease-recency", "sasrec")
+
+
+def chosen(families: Iterable[str], names: Iterable[str]) -> tuple[Arm, ...]:
+    """The arms asked for (all of these families, and those named; everything when neither is given), the baselines, and
+    what they need, in the page's order. RunRefused for a name that no arm or family has.
+    """
+    families, names = list(families), list(names)
+    known = {arm.family for arm in ARMS if arm.is_bundle}
+    for asked, allowed, what in ((families, known, "--families"), (names, set(BY_NAME), "--arms")):
+        unknown = [name for name in asked if name not in allowed]
+        if unknown:
+            raise RunRefused(f"{what} {', '.join(unknown)}: known are {', '.join(sorted(allowed))}")
+    if not families and not names:
+        return ARMS
+    wanted = set(ALWAYS) | set(names) | {arm.name for arm in ARMS if arm.family in families}
+    wanted |= {arm.name for arm in ARMS if families and not arm.is_bundle}
+    while missing := {p for name in wanted for p in BY_NAME[name].parent_arms()} - wanted:
+        wanted |= missing
+    return tuple(arm for arm in ARMS if arm.name in wanted)

@@ -1,0 +1,84 @@
+"""A world in which all families are equal: how often the page would claim a difference there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from offline.compare.arms import BY_NAME
+from offline.compare.contrasts import judge
+from offline.compare.scores import ArmScores, ScoreMeta
+from offline.metrics import Floats
+
+ARMS = (
+    "sasrec",
+    "ease-recency",
+    "ilora",
+    "ilora-random",
+    "e4srec",
+    "e4srec-random",
+    "contriever",
+    "llm2vec",
+    "llamarec",
+)
+DEPTH = 20
+
+
+def null_world(seed: int, *, users: int = 100, events: int = 10, seeds: int = 5) -> dict[str, ArmScores]:
+    """Arms whose ranks are drawn alike: users who are easier or harder for all, events that are, runs that come out a
+    little better or worse by chance."""
+    rng = np.random.default_rng([seed, 1])
+    users_E = np.repeat(np.arange(users, dtype=np.int32), events)
+    ease_E = np.repeat(rng.normal(size=users), events) + rng.normal(size=users * events)
+    return {name: _arm(name, ease_E, users_E, seeds=seeds if BY_NAME[name].drawn else 1, rng=rng) for name in ARMS}
+
+
+def _arm(
+    name: str,
+    ease_E: Floats,
+    users_E: np.ndarray[tuple[int], np.dtype[np.int32]],
+    *,
+    seeds: int,
+    rng: np.random.Generator,
+) -> ArmScores:
+    arm = BY_NAME[name]
+    # What an arm finds easy is its own (shared by its runs), and every run has luck of its own.
+    own_E, luck_S1 = rng.normal(size=len(users_E)), 0.05 * rng.normal(size=(seeds, 1))
+    logits_SE = ease_E + own_E + luck_S1 + 0.5 * rng.normal(size=(seeds, len(users_E)))
+    # About a fifth within the first ten, as on real data; 0 is not within the depth.
+    places_SE = np.clip(np.exp(4.5 - 1.2 * logits_SE), 1, None)
+    ranks_SE = np.where(places_SE > DEPTH, 0, places_SE).astype(np.int32)
+    meta = ScoreMeta(
+        arm=name,
+        family=arm.family,
+        variant=arm.variant,
+        protocol="last-10",
+        seed=0,
+        fingerprint="-",
+        dataset="null",
+        dataset_fingerprint="-",
+        split_fingerprint="-",
+        seen_removed=True,
+        depth=DEPTH,
+        events=len(users_E),
+        users=int(users_E.max()) + 1,
+        measured_at="-",
+        score_seconds=0.0,
+    )
+    return ArmScores(
+        name,
+        arm.family,
+        arm.variant,
+        "last-10",
+        seeds=tuple(range(seeds)),
+        ranks_SE=ranks_SE,
+        users_E=users_E,
+        weights_E=None,
+        kept_SE=None,
+        among_SE=None,
+        metas=(meta,) * seeds,
+    )
+
+
+def claims_in_null_worlds(worlds: int = 100, *, draws: int = 2_000) -> int:
+    """In how many worlds the page would claim anything."""
+    return sum(any(j.claimed for j in judge(null_world(seed), draws=draws)) for seed in range(worlds))

@@ -1,0 +1,99 @@
+"""Units of work: what they need, how long they take, and how long all of it takes."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from offline.compare.arm import Arm
+from offline.compare.settings import LONGEST_UNIT, Settings
+from offline.run_config import RunRefused
+from offline.splits import Protocol
+
+Kind = Literal["tune", "train", "score"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One piece of work. trial: of a `tune` unit. minutes: what it will take. needs: names of units that come first."""
+
+    kind: Kind
+    arm: str
+    protocol: Protocol
+    seed: int
+    minutes: float
+    needs: frozenset[str] = frozenset()
+    trial: int = 0
+
+    @property
+    def name(self) -> str:
+        which = f"trial {self.trial}" if self.kind == "tune" else f"{self.protocol} seed {self.seed}"
+        return f"{self.kind} {self.arm} {which}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """units: what is left, in no order. done: how many score files are there already. arms: the rows of the page.
+    unavailable: arm or protocol -> why not."""
+
+    settings: Settings
+    arms: tuple[Arm, ...]
+    protocols: tuple[Protocol, ...]
+    units: tuple[Unit, ...]
+    done: int
+    unavailable: dict[str, str]
+
+    @cached_property
+    def chains(self) -> dict[str, float]:
+        """Unit -> minutes of the longest chain that begins with it."""
+        followers: dict[str, list[str]] = {unit.name: [] for unit in self.units}
+        for unit in self.units:
+            for need in unit.needs:
+                followers[need].append(unit.name)
+        minutes = {unit.name: unit.minutes for unit in self.units}
+        lengths: dict[str, float] = {}
+
+        def length(name: str) -> float:
+            if name not in lengths:
+                lengths[name] = minutes[name] + max(map(length, followers[name]), default=0.0)
+            return lengths[name]
+
+        return {name: length(name) for name in followers}
+
+    @property
+    def minutes(self) -> float:
+        """Of all units, one after the other."""
+        return sum(unit.minutes for unit in self.units)
+
+    @cached_property
+    def hours(self) -> float:
+        """Wall clock, `jobs` units at a time, longest chain first."""
+        waiting, finished, clock = list(self.units), set[str](), 0.0
+        running: list[tuple[float, str]] = []
+        while waiting or running:
+            ready = sorted(
+                (unit for unit in waiting if unit.needs <= finished), key=lambda unit: -self.chains[unit.name]
+            )
+            for unit in ready[: self.settings.jobs - len(running)]:
+                heapq.heappush(running, (clock + unit.minutes, unit.name))
+                waiting.remove(unit)
+            clock, name = heapq.heappop(running)
+            finished.add(name)
+        return clock / 60
+
+    def check(self) -> None:
+        """RunRefused when it takes longer than it may, with the figure and what to lower."""
+        longest = max(self.units, key=lambda unit: unit.minutes, default=None)
+        if longest is not None and longest.minutes > LONGEST_UNIT:
+            raise RunRefused(
+                f"{longest.name} would take {longest.minutes:.0f} minutes, and no unit of work may take over "
+                f"{LONGEST_UNIT:.0f}: lower --minutes-per-run"
+            )
+        if self.hours > self.settings.hours:
+            raise RunRefused(
+                f"this would take {self.hours:.1f} hours with {self.settings.jobs} jobs, above --hours "
+                f"{self.settings.hours:g}; lower --minutes-per-run ({self.settings.minutes:g}), --seeds "
+                f"({self.settings.seeds}) or --trials ({self.settings.trials}), or name fewer --families or --arms"
+            )

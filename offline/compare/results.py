@@ -1,0 +1,178 @@
+"""From score files to everything that the page says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from offline.bootstrap import DRAWS
+from offline.compare.arms import BY_NAME
+from offline.compare.cold import ColdRow, beats_nearest_texts, cold_rows_of
+from offline.compare.contrasts import Judged, best_without_llm, judge
+from offline.compare.found_versions import FoundVersions
+from offline.compare.measured import Measured, read_measured, share_of_new_items
+from offline.compare.null_world import claims_in_null_worlds
+from offline.compare.plan import Plan
+from offline.compare.recommendation import Candidate, Evidence, Recommendation, recommend
+from offline.compare.rows import Row, rows_of
+from offline.compare.scores import ArmScores
+from offline.compare.targets import Reached, Target, targets_of
+from offline.compare.thirteen import ClaimRow, claim_rows
+
+NULL_WORLDS = "null-world.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How the page was made. measured: of the first and the last score file, UTC. looks: how often test events of this
+    data set have been looked at, as the record counts them."""
+
+    command: str
+    dataset: str
+    dataset_fingerprint: str
+    headline: str
+    seen_removed: bool
+    minutes: float
+    trials: int
+    seeds: int
+    measured: tuple[str, str]
+    looks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """warm: the headline's rows, seen items as the data set says, best first. rows: all of them. curves: arm -> points
+    of one training. neighbours: arm -> title -> titles. missing: what was not measured, and why."""
+
+    recommendation: Recommendation
+    rows: list[Row]
+    contrasts: list[Judged]
+    claims: list[ClaimRow]
+    targets: list[Target]
+    cold: list[ColdRow]
+    new_items: float | None
+    curves: dict[str, list[dict[str, float]]]
+    neighbours: dict[str, dict[str, list[str]]]
+    tuned: dict[str, dict[str, Any]]
+    missing: dict[str, str]
+    provenance: Provenance
+
+    @property
+    def warm(self) -> list[Row]:
+        p = self.provenance
+        rows = [r for r in self.rows if (r.protocol, r.seen_removed) == (p.headline, p.seen_removed)]
+        return sorted(rows, key=lambda row: -row.ndcg10)
+
+
+def results_of(
+    plan: Plan, found: FoundVersions, *, failures: dict[str, str], command: str, looks: int, draws: int = DRAWS
+) -> Results:
+    """Nothing is trained or measured here. A second call with the same files gives the same results."""
+    measured = read_measured(plan, found)
+    rows = [row for scores in measured.everything for row in rows_of(scores, draws=draws)]
+    seen_removed = measured.splits[plan.settings.headline].dataset.exclude_seen
+    warm = {r.arm: r for r in rows if (r.protocol, r.seen_removed) == (plan.settings.headline, seen_removed)}
+    judged = judge(measured.warm, draws=draws)
+    cold = cold_rows_of(measured, draws=draws)
+    new_items = share_of_new_items(measured.splits["temporal"]) if "temporal" in measured.splits else None
+    reached = Reached(
+        plan.settings.dataset,
+        warm,
+        judged,
+        cold,
+        retriever_recall=_retriever_recall(measured.warm),
+        null_claims=_null_claims(plan.settings.report),
+    )
+    return Results(
+        recommendation=recommend(_evidence(warm, judged, cold, measured=measured, new_items=new_items)),
+        rows=rows,
+        contrasts=judged,
+        claims=claim_rows(measured, plan.settings, draws=draws),
+        targets=targets_of(reached),
+        cold=cold,
+        new_items=new_items,
+        curves={name: _curve(scores) for name, scores in measured.warm.items() if scores.metas[0].curve},
+        neighbours={name: s.metas[0].neighbours for name, s in measured.warm.items() if s.metas[0].neighbours},
+        tuned={family: dict(changes) for family, changes in found.tuned.items()} if plan.settings.trials > 1 else {},
+        missing=plan.unavailable | failures,
+        provenance=_provenance(plan, measured, command=command, looks=looks),
+    )
+
+
+def _provenance(plan: Plan, measured: Measured, *, command: str, looks: int) -> Provenance:
+    settings, data = plan.settings, measured.splits[plan.settings.headline].dataset
+    times = sorted(meta.measured_at for scores in measured.everything for meta in scores.metas)
+    return Provenance(
+        command=command,
+        dataset=settings.dataset,
+        dataset_fingerprint=data.fingerprint,
+        headline=settings.headline,
+        seen_removed=data.exclude_seen,
+        minutes=settings.minutes,
+        trials=settings.trials,
+        seeds=settings.seeds,
+        measured=(times[0], times[-1]) if times else ("", ""),
+        looks=looks,
+    )
+
+
+def _evidence(
+    warm: dict[str, Row], judged: list[Judged], cold: list[ColdRow], *, measured: Measured, new_items: float | None
+) -> Evidence:
+    """Controls prove something; nobody deploys them. A row that equals another by construction adds nothing to it."""
+    best = best_without_llm(measured.warm)
+    candidates = [
+        Candidate(
+            row.arm, row.llm, row.ndcg10, row.low, row.costs.get("request_cpu_ms"), beats_nearest_texts(row.arm, cold)
+        )
+        for row in warm.values()
+        if BY_NAME[row.arm].is_bundle and row.role != "control" and row.same_as is None
+    ]
+    winners = [
+        j.contrast.family
+        for j in judged
+        if j.contrast.base == best and j.claimed and j.contrast.difference > 0 and warm[j.contrast.family].llm
+    ]
+    return Evidence(tuple(candidates), new_items, tuple(winners), best)
+
+
+def _curve(scores: ArmScores) -> list[dict[str, float]]:
+    """Of the first seed. What a training does not count itself, tokens, is its items times the encoder's tokens for
+    one."""
+    meta = scores.metas[0]
+    per_item = meta.costs.tokens_per_item if meta.costs is not None else None
+    points = []
+    for point in meta.curve:
+        read = point.get("items_read", point.get("targets", 0.0))
+        tokens = {} if per_item is None else {"tokens": read * per_item}
+        points.append(tokens | dict(point))
+    return points
+
+
+def _retriever_recall(warm: dict[str, ArmScores]) -> float | None:
+    """Of SASRec, as deep as it was ranked: what a perfect ranker of its list would reach."""
+    return float((warm["sasrec"].ranks_SE > 0).mean()) if "sasrec" in warm else None
+
+
+def _null_claims(report: Path) -> int:
+    """Measured once per report: it depends on nothing but this code."""
+    file = report / NULL_WORLDS
+    if not file.exists():
+        report.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"worlds": 100, "claimed": claims_in_null_worlds(100)}) + "\n")
+    return int(json.loads(file.read_text())["claimed"])
+
+
+def as_plain(value: Any) -> Any:
+    """As JSON takes it: not-a-numbers become null."""
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): as_plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(each) for each in value]
+    return value

@@ -1,0 +1,122 @@
+"""One line per arm, protocol and treatment of seen items: the mean over seeds, and its interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from offline.bootstrap import compare
+from offline.compare.arms import BY_NAME
+from offline.compare.scores import ArmScores, Costs, gains
+from offline.metrics import Floats, weighted_mean
+
+# What trainings call the weight of the language model beside something that is there without it.
+WEIGHTS = ("beta", "w", "weight", "weights")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """low, high: 95 % interval of NDCG@10. metrics: HR, NDCG and MRR at several depths. costs: means over seeds.
+    choices: what each seed chose on validation. same_as: the arm it equals by construction (its weight is 0), or None.
+    """
+
+    arm: str
+    family: str
+    variant: str
+    role: str
+    llm: bool
+    protocol: str
+    seen_removed: bool
+    seeds: int
+    ndcg10: float
+    hr10: float
+    low: float
+    high: float
+    events: int
+    users: int
+    metrics: dict[str, float]
+    train_minutes: float | None = None
+    minutes: float | None = None
+    costs: dict[str, float] = field(default_factory=dict)
+    choices: list[dict[str, Any]] = field(default_factory=list)
+    lists: dict[str, float] = field(default_factory=dict)
+    same_as: str | None = None
+
+
+def rows_of(scores: ArmScores, *, draws: int) -> list[Row]:
+    """As the data set asks, and once more with seen items left in the lists where that was measured."""
+    first = scores.metas[0]
+    rows = [_row(scores, scores.ranks_SE, seen_removed=first.seen_removed, draws=draws)]
+    if scores.kept_SE is not None:
+        rows.append(_row(scores, scores.kept_SE, seen_removed=False, draws=draws))
+    return rows
+
+
+def _row(scores: ArmScores, ranks_SE: Any, *, seen_removed: bool, draws: int) -> Row:
+    arm, metas = BY_NAME[scores.arm], scores.metas
+    depth = metas[0].depth
+    cuts = [cut for cut in (1, 5, 10, 20) if cut <= depth]
+    metrics = {
+        f"{name}@{cut}": mean_of(gains(ranks_SE, f"{name}@{cut}"), scores.weights_E)
+        for name in ("hr", "ndcg", "mrr")
+        for cut in cuts
+    }
+    low, high = interval(gains(ranks_SE, "ndcg@10"), scores, draws=draws)
+    trained = [meta.train_seconds for meta in metas if meta.train_seconds is not None]
+    return Row(
+        arm=arm.name,
+        family=arm.family or arm.name,
+        variant=arm.variant,
+        role=arm.role,
+        llm=arm.llm,
+        protocol=scores.protocol,
+        seen_removed=seen_removed,
+        seeds=len(scores.seeds),
+        ndcg10=metrics["ndcg@10"],
+        hr10=metrics["hr@10"],
+        low=low,
+        high=high,
+        events=metas[0].events,
+        users=metas[0].users,
+        metrics=metrics,
+        train_minutes=float(np.mean(trained)) / 60 if trained else None,
+        minutes=metas[0].minutes,
+        costs=_mean_costs([meta.costs for meta in metas if meta.costs is not None]),
+        choices=[{key: meta.log[key] for key in WEIGHTS if key in meta.log} for meta in metas],
+        lists={name: float(np.mean([meta.lists[name] for meta in metas])) for name in metas[0].lists},
+        same_as=_same_as(scores),
+    )
+
+
+def _same_as(scores: ArmScores) -> str | None:
+    """A weight of 0 in every seed makes a row of what it stands beside."""
+    beside = BY_NAME[scores.arm].beside
+    chosen = [meta.log.get(key) for meta in scores.metas for key in ("beta", "w", "weight") if key in meta.log]
+    return beside if beside and len(chosen) == len(scores.metas) and all(value == 0 for value in chosen) else None
+
+
+def _mean_costs(costs: list[Costs]) -> dict[str, float]:
+    if not costs:
+        return {}
+    fields = [name for name in Costs.model_fields if all(getattr(cost, name) is not None for cost in costs)]
+    return {name: round(float(np.mean([getattr(cost, name) for cost in costs])), 3) for name in fields}
+
+
+def mean_of(values_SE: Floats, weights_E: Floats | None) -> float:
+    """Over seeds, then over events as the protocol weighs them."""
+    return float(weighted_mean(values_SE.mean(axis=0), weights_E))
+
+
+def interval(values_SE: Floats, scores: ArmScores, *, draws: int) -> tuple[float, float]:
+    """95 %, users and seeds drawn."""
+    nothing_1E = np.zeros((1, values_SE.shape[1]))
+    (found,) = compare(
+        {"row": values_SE, "nothing": nothing_1E},
+        scores.users_E,
+        contrasts=[("row", "nothing")],
+        draws=draws,
+        weights=scores.weights_E,
+    )
+    return found.difference_low, found.difference_high

@@ -1,0 +1,182 @@
+"""Score files: how the events of one arm, protocol and seed came out, and what it cost. Small, and free of the data.
+
+A file holds ranks and figures: no user, no item id, no interaction. With the data set beside them the page is made from
+them alone, long after the bundles are gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from offline.metrics import GAINS, Floats
+
+Ranks = npt.NDArray[np.int32]
+
+
+class Costs(BaseModel):
+    """Of the bundle as it ships, one thread. Milliseconds; encode: histories to vectors; request: encode, search, rank.
+
+    memory_bytes: weights and item vectors. tokens_per_item: what the encoder reads for one item of a history.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encode_ms_p50: float
+    encode_ms_p99: float
+    encode_cpu_ms: float
+    request_ms_p50: float
+    request_ms_p99: float
+    request_cpu_ms: float
+    index_bytes: int
+    bundle_bytes: int
+    memory_bytes: int
+    tokens_per_item: float | None = None
+
+
+class ScoreMeta(BaseModel):
+    """fingerprint: of the arm (recipes.fingerprint). minutes: the budget it was trained under. log: what the training
+    chose and recorded, without its curve. lists: figures of the lists beside accuracy. neighbours: title -> titles.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    arm: str
+    family: str
+    variant: str
+    protocol: str
+    seed: int
+    fingerprint: str
+    dataset: str
+    dataset_fingerprint: str
+    split_fingerprint: str
+    seen_removed: bool
+    depth: int
+    events: int
+    users: int
+    measured_at: str
+    score_seconds: float
+    version: str | None = None
+    minutes: float | None = None
+    train_seconds: float | None = None
+    parents: dict[str, str] = {}
+    log: dict[str, Any] = {}
+    curve: list[dict[str, float]] = []
+    costs: Costs | None = None
+    lists: dict[str, float] = {}
+    neighbours: dict[str, list[str]] = {}
+
+    def is_of(self, fingerprint: str, *, split_fingerprint: str, minutes: float) -> bool:
+        """Whether this is the measurement that a comparison asks for; one that ended by itself counts for any budget
+        that is not shorter than it was."""
+        ended = self.train_seconds is not None and self.minutes is not None
+        same_budget = self.minutes in (None, minutes) or (
+            ended and (self.train_seconds or 0.0) < 60 * min(self.minutes or minutes, minutes)
+        )
+        return (self.fingerprint, self.split_fingerprint) == (fingerprint, split_fingerprint) and same_budget
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeedScores:
+    """One file. ranks_E: int32[E], 1-based, 0 = not within depth. kept_E: the same with seen items left in the lists.
+    among_E: the target's rank among the cold items alone. Both may be missing.
+    """
+
+    meta: ScoreMeta
+    ranks_E: Ranks
+    kept_E: Ranks | None = None
+    among_E: Ranks | None = None
+
+    def save(self, folder: Path) -> None:
+        """Whole or not at all: a killed write leaves no file under the name."""
+        folder.mkdir(parents=True, exist_ok=True)
+        small = np.uint8 if self.meta.depth < 256 else np.uint16
+        arrays = {name: getattr(self, f"{name}_E") for name in ("ranks", "kept", "among")}
+        text = np.frombuffer(self.meta.model_dump_json(exclude_defaults=True).encode(), dtype=np.uint8)
+        file = score_file(folder, self.meta.arm, self.meta.protocol, seed=self.meta.seed)
+        fresh = file.with_suffix(".new.npz")
+        kept = {name: ranks.astype(small) for name, ranks in arrays.items() if ranks is not None}
+        np.savez_compressed(fresh, allow_pickle=False, meta=text, **kept)
+        fresh.replace(file)
+
+    @classmethod
+    def read(cls, file: Path) -> SeedScores:
+        with np.load(file, allow_pickle=False) as saved:
+            found = {f"{name}_E": saved[name].astype(np.int32) for name in saved.files if name != "meta"}
+            return cls(ScoreMeta.model_validate_json(saved["meta"].tobytes()), **found)
+
+
+def score_file(folder: Path, arm: str, protocol: str, *, seed: int) -> Path:
+    return folder / f"{arm}.{protocol}.{seed}.npz"
+
+
+def read_meta(file: Path) -> ScoreMeta | None:
+    """None where there is no such file yet."""
+    if not file.exists():
+        return None
+    with np.load(file, allow_pickle=False) as saved:
+        return ScoreMeta.model_validate_json(saved["meta"].tobytes())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArmScores:
+    """All seeds of one arm under one protocol, over the same E events.
+
+    ranks_SE: int32[S, E], 1-based, 0 = not within depth. users_E: int32[E], clusters of the bootstrap. weights_E:
+    float64[E], or None where all events weigh alike. kept_SE, among_SE: as in the files, where every seed has them.
+    """
+
+    arm: str
+    family: str
+    variant: str
+    protocol: str
+    seeds: tuple[int, ...]
+    ranks_SE: Ranks
+    users_E: Ranks
+    weights_E: Floats | None
+    kept_SE: Ranks | None
+    among_SE: Ranks | None
+    metas: tuple[ScoreMeta, ...]
+
+    @property
+    def ndcg10_SE(self) -> Floats:
+        return gains(self.ranks_SE, "ndcg@10")
+
+    @property
+    def hr10_SE(self) -> Floats:
+        return gains(self.ranks_SE, "hr@10")
+
+
+def gather(files: list[SeedScores], *, users_E: Ranks, weights_E: Floats | None = None) -> ArmScores:
+    """One arm's files, a seed each, as one."""
+    first = files[0].meta
+    stacked: dict[str, Ranks | None] = {}
+    for name in ("kept_E", "among_E"):
+        ranks = [getattr(file, name) for file in files]
+        stacked[name] = None if any(r is None for r in ranks) else np.stack(ranks)
+    return ArmScores(
+        first.arm,
+        first.family,
+        first.variant,
+        first.protocol,
+        seeds=tuple(file.meta.seed for file in files),
+        ranks_SE=np.stack([file.ranks_E for file in files]),
+        users_E=users_E,
+        weights_E=weights_E,
+        kept_SE=stacked["kept_E"],
+        among_SE=stacked["among_E"],
+        metas=tuple(file.meta for file in files),
+    )
+
+
+def gains(ranks: Ranks, metric: str) -> Floats:
+    """float64, the shape of `ranks`: hr@K, ndcg@K or mrr@K of each event."""
+    name, _, cut = metric.partition("@")
+    inside = (ranks >= 1) & (ranks <= int(cut))
+    gained = GAINS[name](np.maximum(ranks, 1).ravel()).reshape(ranks.shape)
+    return np.where(inside, gained, 0.0)

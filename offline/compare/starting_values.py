@@ -1,0 +1,56 @@
+"""Where every family starts, and what its trials may vary: two layers of SmolLM2, one token per item, a CPU's budget.
+
+Held equal across the arms: base model, layers, rank of LoRA, optimiser, epochs. What is tuned is chosen once per
+family, on its main arm, and goes for all of its arms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+FIT: dict[str, Any] = {
+    "batch": 32,
+    "epochs": 6,
+    "learning_rate": 1e-3,
+    "warmup_steps": 50,
+    "decay": True,
+    "clip": 1.0,
+    "evaluate_every": 1,
+    "average": 1,
+}
+LM: dict[str, Any] = {"keep_layers": 2}
+LANGUAGE_MODEL: dict[str, Any] = {"prompt": "Films:\n", "max_history": 100, "dropout": 0.2, "lm": LM, "fit": FIT}
+RESIDUAL: dict[str, Any] = {"residual": True, "branch_drop": 1.0}
+
+STARTS: dict[str, dict[str, Any]] = {
+    "sasrec": {
+        "dim": 64,
+        "dropout": 0.2,
+        "max_history": 100,
+        "fit": {"epochs": 45, "patience": 4, "weight_decay": 0.1},
+    },
+    "ease": {"lam": 200.0, "tau": 10.0},
+    "e4srec": LANGUAGE_MODEL | RESIDUAL | {"history_input": "sum", "train_items": False},
+    "ilora": LANGUAGE_MODEL | RESIDUAL | {"history_input": "sum"},
+    "contriever": LANGUAGE_MODEL | {"history_input": "text_vector", "item_training": "frozen"},
+    "llm2vec": LANGUAGE_MODEL | {"history_input": "text_vector"},
+    # Its answer is read off the head, which fits the last layer of the whole base alone.
+    "llamarec": {"lm": {"keep_layers": 30}, "validation_prompts": 200},
+    "fused": {},
+}
+
+_RATES = {"dropout": [0.1, 0.2, 0.4], "fit.learning_rate": [3e-4, 1e-3, 3e-3]}
+# LlamaRec is not here: each of its trials would fit the retrievers of five folds again.
+TRIALS: dict[str, dict[str, list[Any]]] = {
+    "sasrec": {
+        "dim": [64, 128],
+        "dropout": [0.2, 0.3, 0.5],
+        "max_history": [50, 100, 200],
+        "fit.weight_decay": [0.0, 0.1],
+    },
+    "ease": {"lam": [100.0, 200.0, 500.0, 1000.0], "tau": [1.0, 2.0, 4.0, 8.0, 10.0, 16.0, 32.0]},
+    "e4srec": _RATES,
+    "ilora": _RATES,
+    "contriever": _RATES,
+    "llm2vec": _RATES,
+}

@@ -1,0 +1,115 @@
+"""What one unit of work does, in whatever process: all that it needs is in the store, the workspace and the report."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from model_store.store import ModelStore
+from offline import pipeline
+from offline.beyond_accuracy import list_figures
+from offline.compare import trials
+from offline.compare.arm import Arm
+from offline.compare.arms import BY_NAME
+from offline.compare.found_versions import FoundVersions
+from offline.compare.measuring import costs_of, neighbours_of
+from offline.compare.plan import Unit
+from offline.compare.rankings import Rankings, of_bundle, of_scorer
+from offline.compare.recipes import fingerprint
+from offline.compare.scores import ScoreMeta, SeedScores, read_meta, score_file
+from offline.compare.settings import Settings
+from offline.run_config import RunRefused
+from offline.sequences import Split
+from offline.tuning import run_trial
+from offline.workspace import Workspace
+
+
+def carry_out(unit: Unit, settings: Settings, *, store: ModelStore, workspace: Workspace) -> None:
+    """Does it, or finds that it has been done meanwhile (a trial may have chosen what a version has already)."""
+    arm = BY_NAME[unit.arm]
+    families = {found.family for found in BY_NAME.values() if found.is_bundle}
+    found = FoundVersions(settings, store, trials.choices(families, settings))
+    found.refresh()
+    if unit.kind == "tune":
+        _tune(unit, arm, found)
+    elif unit.kind == "train":
+        if found.find(arm, unit.protocol, unit.seed) is None:
+            _train(unit, arm, found, workspace)
+    else:
+        _score(unit, arm, found, workspace)
+
+
+def _tune(unit: Unit, arm: Arm, found: FoundVersions) -> None:
+    parents = found.parents(arm, unit.protocol, unit.seed)
+    assert parents is not None, "what a trial needs comes first"
+    config = trials.trial_config(arm.family, found.settings, parents)
+    changes = trials.drawn(arm.family, found.settings)[unit.trial]
+    trials.keep(run_trial(config, unit.trial, changes, found.store.root), arm.family, found.settings)
+
+
+def _train(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> None:
+    config = found.config(arm, unit.protocol, unit.seed)
+    assert config is not None, "parents come first"
+    pipeline.run(config, store=found.store, workspace=workspace)
+
+
+def _score(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> None:
+    settings = found.settings
+    folder = settings.report / "scores"
+    data = found.split(unit.protocol)
+    identity = fingerprint(arm, settings, seed=unit.seed, tuned=found.tuned)
+    there = read_meta(score_file(folder, arm.name, unit.protocol, seed=unit.seed))
+    split_fingerprint = data.dataset.split_fingerprint
+    if there is not None and there.is_of(identity, split_fingerprint=split_fingerprint, minutes=settings.minutes):
+        return
+    started = time.perf_counter()
+    details: dict[str, Any] = {}
+    if arm.is_bundle:
+        version = found.find(arm, unit.protocol, unit.seed if arm.drawn else 0)
+        if version is None:
+            raise RunRefused(f"{arm.name}: no version was made for {unit.protocol}, seed {unit.seed}")
+        ranked, details = _of_version(version, data, found.store, workspace=workspace, measure=unit.seed == 0)
+    else:
+        ranked = of_scorer(arm.name, data)
+    scores = ranked.scores
+    meta = ScoreMeta(
+        arm=arm.name,
+        family=arm.family,
+        variant=arm.variant,
+        protocol=unit.protocol,
+        seed=unit.seed,
+        fingerprint=identity,
+        dataset=data.dataset.name,
+        dataset_fingerprint=data.dataset.fingerprint,
+        split_fingerprint=split_fingerprint,
+        seen_removed=scores.seen_removed,
+        depth=scores.depth,
+        events=len(data.test),
+        users=len(set(data.test.users.tolist())),
+        measured_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
+        score_seconds=round(time.perf_counter() - started, 1),
+        minutes=settings.minutes if arm.is_bundle and arm.train_minutes is None else None,
+        lists=list_figures(scores, data.test, dataset=data.dataset),
+        **details,
+    )
+    SeedScores(meta, scores.ranks, kept_E=ranked.kept_E, among_E=ranked.among_E).save(folder)
+
+
+def _of_version(
+    version: str, data: Split, store: ModelStore, *, workspace: Workspace, measure: bool
+) -> tuple[Rankings, dict[str, Any]]:
+    """Rankings, and what the score file says beside them. Neighbours are shown of one seed."""
+    bundle = store.open(version)
+    log = workspace.training_log(version)
+    curve = log.pop("curve", [])
+    details = {
+        "version": version,
+        "train_seconds": bundle.manifest.provenance.train_seconds,
+        "parents": bundle.manifest.provenance.parents,
+        "log": log,
+        "curve": curve if isinstance(curve, list) else [],
+        "costs": costs_of(bundle, data.dataset.validation),
+        "neighbours": neighbours_of(bundle) if measure else {},
+    }
+    return of_bundle(bundle, data), details

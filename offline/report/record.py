@@ -1,0 +1,122 @@
+"""Sections that say what is claimed, what was reached, what is missing, and how the page was made."""
+
+from __future__ import annotations
+
+from offline.compare.claim_names import CLAIM_NAMES
+from offline.compare.results import Results
+from offline.report.blocks import Block, Bullets, Section, Table, Text
+from offline.report.wording import MISSING, plural
+
+# Residual rows answer in the very matrix of what they stand beside: one space, shown once.
+SPACES = 6
+
+
+def claims(results: Results) -> Section:
+    if not results.claims:
+        rows = tuple((str(number), name, MISSING, MISSING, "not measured") for number, name in CLAIM_NAMES.items())
+        return Section(
+            "claims",
+            "The thirteen claims",
+            [Table(("", "claim", "contrast", "interval", "verdict"), rows, words=frozenset({0, 1, 2, 4}))],
+        )
+    cells = tuple(
+        (
+            str(c.number),
+            c.claim,
+            c.contrast,
+            MISSING if c.value is None else f"{c.value:+.4f} ({_signed(c.low)} to {_signed(c.high)})",
+            c.verdict,
+        )
+        for c in results.claims
+    )
+    blocks: list[Block] = [
+        Text(
+            "What the owner's brief says of the families, each with one primary contrast; above 0 speaks for the "
+            "claim. "
+            "Supported or contradicted only where the interval excludes 0, beyond chance among the claims "
+            "measured here."
+        ),
+        Table(
+            ("", "claim", "primary contrast", "95 % interval", "verdict"),
+            cells,
+            marked=frozenset(n for n, c in enumerate(results.claims) if c.verdict in ("supported", "contradicted")),
+            words=frozenset({0, 1, 2, 4}),
+        ),
+        Bullets(tuple(f"{c.number}: {c.sentence}" for c in results.claims)),
+    ]
+    return Section("claims", "The thirteen claims", blocks)
+
+
+def _signed(value: float | None) -> str:
+    return MISSING if value is None else f"{value:+.4f}"
+
+
+def targets(results: Results) -> Section:
+    said = {True: "held", False: "missed", None: "not measured"}
+    rows = tuple((t.name, t.target, t.value or MISSING, said[t.held]) for t in results.targets)
+    return Section(
+        "targets",
+        "What it was meant to reach",
+        [Table(("", "target", "measured", ""), rows, words=frozenset({0, 1, 2, 3}))],
+    )
+
+
+def neighbours(results: Results) -> Section:
+    """Each distinct space once: what stands beside another row answers in that row's space."""
+    spaces: dict[str, dict[str, list[str]]] = {}
+    for arm, found in results.neighbours.items():
+        if found not in spaces.values() and len(spaces) < SPACES:
+            spaces[arm] = found
+    titles = list(dict.fromkeys(title for found in spaces.values() for title in found))
+    if not titles:
+        return Section("neighbours", "What each space means", [Text("Not measured.")])
+    rows = tuple(
+        (title, arm, "; ".join(found[title])) for title in titles for arm, found in spaces.items() if title in found
+    )
+    return Section(
+        "neighbours",
+        "What each space means",
+        [
+            Text("The nearest items by angle to a popular, a less popular and a rare one, of the first seed."),
+            Table(("item", "space", "nearest"), rows, words=frozenset({0, 1, 2})),
+        ],
+    )
+
+
+def missing(results: Results) -> Section:
+    if not results.missing:
+        return Section("missing", "What was not measured", [Text("Everything that was asked for was measured.")])
+    rows = tuple(results.missing.items())
+    return Section("missing", "What was not measured", [Table(("what", "why"), rows, words=frozenset({0, 1}))])
+
+
+def making(results: Results) -> Section:
+    p = results.provenance
+    seen = "seen items removed" if p.seen_removed else "seen items kept"
+    tuned = "; ".join(
+        f"{family}: {', '.join(f'{key} = {value}' for key, value in changes.items()) or 'as it starts'}"
+        for family, changes in results.tuned.items()
+    )
+    return Section(
+        "making",
+        "How this was made",
+        [
+            Bullets(
+                (
+                    f"Command: {p.command}",
+                    f"Data: {p.dataset}, fingerprint {p.dataset_fingerprint[:12]}; protocol {p.headline}, test "
+                    f"events, {seen}, "
+                    "full ranking through the bundles that ship.",
+                    f"Budgets: {p.minutes:g} minutes of training per run for every family, "
+                    f"{plural(p.trials, 'trial')} per "
+                    f"family at 2 minutes each, chosen on validation; {plural(p.seeds, 'seed')} at most.",
+                    *((f"Chosen by the trials: {tuned}.",) if tuned else ()),
+                    "Intervals: 95 %, 10,000 draws of users (with all their events) and of seeds, whose deviations are "
+                    "stretched by sqrt(n / (n - 1)); new items: users and items. Equal scores: the lower item row "
+                    "first.",
+                    f"Measured {p.measured[0]} to {p.measured[1]} UTC. Looks at test events of {p.dataset} on "
+                    f"record: {p.looks}.",
+                )
+            )
+        ],
+    )
