@@ -54,14 +54,26 @@ class IdTower(nn.Module):
 class CachedTower(nn.Module):
     """Items through the adapted language model: the batch's distinct targets with gradient, all others from a cache.
 
+    causal: how the language model attends; as it does in histories.
+
     The cache is rebuilt when it is `refresh` training steps old, and whenever vectors are asked for without targets
     (which is how validation and export see exactly what the final weights make of every item).
     """
 
     cache_ND: Tensor
 
-    def __init__(self, lm: nn.Module, embedding: nn.Module, blocks: TokenBlocks, *, dim: int, refresh: int) -> None:
+    def __init__(
+        self,
+        lm: nn.Module,
+        embedding: nn.Module,
+        blocks: TokenBlocks,
+        *,
+        dim: int,
+        refresh: int,
+        causal: bool = True,
+    ) -> None:
         super().__init__()
+        self._causal = causal
         # Held without being registered: the encoder owns the language model, and the base's token table never learns.
         self._borrowed = (lm, embedding)
         self._blocks = blocks
@@ -104,6 +116,6 @@ class CachedTower(nn.Module):
         with torch.no_grad():
             # The table stays where it was made: nobody moves what is not registered.
             inputs_SH = embedding(tokens_S.to(next(embedding.parameters()).device)).to(rows.device)
-        states_SH = read_row(lm, inputs_SH, positions_S, Packed(lengths)).float()
+        states_SH = read_row(lm, inputs_SH, positions_S, Packed(lengths, causal=self._causal)).float()
         means_RH = torch.stack([part.mean(0) for part in torch.split(states_SH, lengths)])
         return normalize(self.head(means_RH), dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from offline.gated_export import gated_as_served, save_gated_adapter
 from offline.golden_histories import golden_histories
 from offline.language_models import LanguageModel, save_adapter
 from offline.sequences import SequenceDataset
+from offline.stage_adapters import StageAdapter, combined, merged, take_adapter
 
 
 def language_model_parts(
@@ -32,16 +33,21 @@ def language_model_parts(
     adapted: PeftModel | None,
     base: base_models.BaseModel,
     adapter_folder: Path,
+    before: Sequence[StageAdapter] = (),
 ) -> BundleParts:
     """encoder: as trained, its item inputs up to date. What is served has the adapters merged in float32, cast once.
 
     adapted: None where the encoder's LoRA is gated, and served as it is.
+    before: adapters of earlier stages, which the base that was trained on holds already. The one that is saved then
+    stands for all stages together, so that it still fits the base that everybody has.
     """
     if adapted is None:
+        assert not before, "gates are served beside the published base, which no stage has changed"
         served, adapter = gated_as_served(encoder, settings), save_gated_adapter(encoder, settings, adapter_folder)
     else:
-        served = _with_decoder(encoder, settings.merged(adapted))
-        adapter = save_adapter(adapted, adapter_folder)
+        one = combined(settings, [*before, take_adapter(adapted)]) if before else adapted
+        served = _with_decoder(encoder, merged(settings, one))
+        adapter = save_adapter(one, adapter_folder)
     return BundleParts(
         family=family,
         catalog=dataset.catalog,

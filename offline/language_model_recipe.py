@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +23,7 @@ from offline.language_models import LanguageModel, TextVectors, text_vectors
 from offline.read_out_objective import ReadOutNextItem
 from offline.recipe import TrainedModel
 from offline.sequences import SequenceDataset
+from offline.stage_adapters import StageAdapter
 from offline.training import FitPlan, fit
 from offline.validation import Validation
 from offline.windows import cuts, training_windows
@@ -86,10 +87,12 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
         base: Base,
         checkpoints: Path,
         choose: Callable[[Tensor, Validation], dict[str, object]] | None = None,
+        before: Sequence[StageAdapter] = (),
     ) -> TrainedModel:
         """Fit the one stage, choose on validation what `choose` chooses (given the item vectors), and export.
 
         adapted: the encoder's LM as PEFT sees it; None where the encoder's LoRA is gated.
+        before: the adapters of earlier stages, merged into `base`.
         """
         validation = Validation.of(dataset)
         progress = fit(
@@ -112,5 +115,6 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
             adapted=self._exported(objective.encoder) if adapted is None else adapted,
             base=base,
             adapter_folder=checkpoints / "adapter",
+            before=before,
         )
         return TrainedModel(parts, log=log)

@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 @dataclass(slots=True)
 class Progress:
-    """Everything about a training that a checkpoint keeps, beside weights and optimiser."""
+    """Everything about a training that a checkpoint keeps, beside weights and optimiser.
 
+    measure: what is judged by, the more the better.
+    """
+
+    measure: str = "ndcg@10"
     epoch: int = 0
     steps: int = 0
     targets: int = 0
@@ -35,13 +39,13 @@ class Progress:
         return {
             "best_epoch": self.best_epoch,
             "epochs": self.epoch,
-            "best_mean_ndcg@10": self.best,
+            f"best_mean_{self.measure}": self.best,
             "seconds": self.seconds,
             "curve": self.curve,
         }
 
     def judge(
-        self, objective: nn.Module, ndcg: float, *, loss: float, average: int, figures: Mapping[str, float]
+        self, objective: nn.Module, figure: float, *, loss: float, average: int, figures: Mapping[str, float]
     ) -> None:
         """Takes one validation figure of the weights as they stand; `figures` go into the curve beside it.
 
@@ -54,13 +58,13 @@ class Progress:
                 "items_read": self.items_read,
                 "seconds": self.seconds,
                 "loss": loss,
-                "ndcg@10": ndcg,
+                self.measure: figure,
                 **figures,
             }
         )
         self.recent = [*self.recent, _trainable(objective)][-average:]
-        ndcgs = [point["ndcg@10"] for point in self.curve[-average:]]
-        mean = sum(ndcgs) / len(ndcgs)
+        judged = [point[self.measure] for point in self.curve[-average:]]
+        mean = sum(judged) / len(judged)
         if mean > self.best:
             self.best, self.best_epoch, self.since_best = mean, self.epoch, 0
             self.best_weights = _average(self.recent)

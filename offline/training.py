@@ -75,13 +75,14 @@ def fit(
     checkpoints: Path,
     seed: int,
     stage: str = "fit",
+    measure: str = "ndcg@10",
 ) -> Progress:
     """Train `objective` on `windows`, leave the chosen weights in it, and return the curve.
 
     windows: the same in every epoch, or a function of the epoch.
-    validate: NDCG@10 of the objective's encoder as it stands. A killed run goes on from its last evaluation, and
-    reaches the same weights as one that was not killed. Under `accelerate launch` every process takes its share of
-    each batch.
+    validate: NDCG@10 of the objective's encoder as it stands, or what `measure` names (more is better). A killed run
+    goes on from its last evaluation, and reaches the same weights as one that was not killed. Under `accelerate launch`
+    every process takes its share of each batch.
 
     ValueError when there is nothing to learn from; Diverged.
     """
@@ -97,7 +98,7 @@ def fit(
     _keep_constants_at_home(objective)
     optimizer = _optimizer(objective, plan)
     model, optimizer = accelerator.prepare(objective, optimizer)
-    progress = Progress()
+    progress = Progress(measure=measure)
     accelerator.register_for_checkpointing(progress)
     folder = checkpoints / f"checkpoint-{stage}"
     if load_checkpoint(accelerator, folder):
@@ -110,18 +111,24 @@ def fit(
         progress.seconds, loss = as_main_says((progress.seconds + time.perf_counter() - started, loss))
         if not math.isfinite(loss):
             raise Diverged(
-                f"{stage}: the loss is {loss} in epoch {progress.epoch}; lower recipe.fit.learning_rate, or set "
-                "recipe.fit.clip"
+                f"{stage}: the loss is {loss} in epoch {progress.epoch}; lower recipe.{stage}.learning_rate, or set "
+                f"recipe.{stage}.clip"
             )
         out_of_time = plan.minutes is not None and progress.seconds >= 60 * plan.minutes
         last = out_of_time or progress.epoch >= plan.epochs
         if last or progress.epoch % plan.evaluate_every == 0:
-            ndcg = as_main_says(validate())
-            progress.judge(objective, ndcg, loss=loss, average=plan.average, figures=objective.figures())
+            figure = as_main_says(validate())
+            progress.judge(objective, figure, loss=loss, average=plan.average, figures=objective.figures())
             progress.done = last or progress.since_best >= plan.patience
-            accelerator.log({"loss": loss, "validation_ndcg@10": ndcg}, step=progress.steps)
+            accelerator.log({"loss": loss, f"validation_{measure}": figure}, step=progress.steps)
             logger.info(
-                "%s: epoch %d loss %.4f ndcg@10 %.4f (best mean %.4f)", stage, progress.epoch, loss, ndcg, progress.best
+                "%s: epoch %d loss %.4f %s %.4f (best mean %.4f)",
+                stage,
+                progress.epoch,
+                loss,
+                measure,
+                figure,
+                progress.best,
             )
             save_checkpoint(accelerator, folder)
     progress.restore_best(objective)

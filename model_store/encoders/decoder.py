@@ -53,6 +53,13 @@ def decoder_config(config: Mapping[str, Any]) -> PretrainedConfig:
     return made
 
 
+def has_sliding_window(config: Mapping[str, Any]) -> bool:
+    """Whether some layer of a transformers config sees no further than a window."""
+    if config.get("sliding_window") is None or config.get("use_sliding_window") is False:
+        return False
+    return "sliding_attention" in (config.get("layer_types") or ["sliding_attention"])
+
+
 def build_decoder(config: Mapping[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     """With the architecture's own initial weights; on the meta device where that is torch's current one."""
     from transformers import AutoModel

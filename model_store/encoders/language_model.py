@@ -10,7 +10,14 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_v
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from model_store.encoders.decoder import build_decoder, cast_decoder, read_row, rebuild_buffers, take_embedding
+from model_store.encoders.decoder import (
+    build_decoder,
+    cast_decoder,
+    has_sliding_window,
+    read_row,
+    rebuild_buffers,
+    take_embedding,
+)
 from model_store.encoders.gated_lora import GatedLora, GatedLoraConfig
 from model_store.encoders.history import Encoded, HistoryBatch, QueryEncoder, UserState
 from model_store.encoders.packed_attention import Packed
@@ -54,6 +61,8 @@ class LanguageModelConfig(BaseModel):
     suffix: tuple[int, ...] = ()  # token ids after the last item; forbids reading all positions
     pooling: Pooling = "last"
     causal: bool = True
+    # Bidirectional windows have two definitions in transformers: this one, and distance <= window.
+    bidirectional_window: Literal["distance < window"] | None = None
     head: Literal["linear", "mlp"] = "linear"  # LayerNorm + linear | LayerNorm + two-layer GELU MLP
     normalize: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the LM; head and pooling are float32
@@ -71,6 +80,15 @@ class LanguageModelConfig(BaseModel):
             )
         if self.residual is not None and self.residual.sequence != gated.sequence:
             raise ValueError("residual.sequence and gated_lora.sequence are one encoder: they must be equal")
+        return self
+
+    @model_validator(mode="after")
+    def _window_is_defined(self) -> Self:
+        slides = not self.causal and has_sliding_window(self.lm)
+        if slides != (self.bidirectional_window is not None):
+            raise ValueError(
+                "bidirectional_window is for causal = false with a sliding window, and must be stated then"
+            )
         return self
 
     def build(self, lm: PreTrainedModel | None = None) -> LanguageModelEncoder:

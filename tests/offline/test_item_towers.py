@@ -9,6 +9,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from model_store.base_models import BaseModel, encode_texts_mean
+from model_store.encoders.decoder import read_row
+from model_store.encoders.packed_attention import Packed
 from model_store.encoders.token_row import TokenBlocks
 from model_store.token_blocks import tokenize_blocks
 from offline.item_towers import CachedTower, FrozenTower, IdTower
@@ -164,3 +166,19 @@ def test_a_tower_that_resumes_after_a_validation_goes_on_as_one_that_never_stopp
 def test_neither_the_language_model_nor_the_token_table_belongs_to_the_tower(tower: CachedTower) -> None:
     assert {name.partition(".")[0] for name, _ in tower.named_parameters()} == {"head"}
     assert {name.partition(".")[0] for name in tower.state_dict()} == {"head"}
+
+
+@torch.no_grad()
+def test_item_texts_are_read_both_ways_where_histories_are(base: BaseModel, blocks: TokenBlocks) -> None:
+    """Changing an item's last token changes the state of its first one, and so the mean without it."""
+    found = {}
+    for causal in (True, False):
+        torch.manual_seed(2)
+        tower = CachedTower(base.lm, base.embedding, blocks, dim=DIM, refresh=3, causal=causal)
+        found[causal] = tower()
+        tokens = blocks.tokens[: int(blocks.offsets[1])].long()
+        packed = Packed([len(tokens)], causal=causal)
+        mean_H = read_row(base.lm, base.embedding(tokens), torch.arange(len(tokens)), packed).mean(0)
+        expected = torch.nn.functional.normalize(tower.head(mean_H), dim=-1)
+        torch.testing.assert_close(found[causal][0], expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(found[True], found[False], rtol=0.01)

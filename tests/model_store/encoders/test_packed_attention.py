@@ -125,6 +125,31 @@ def test_the_last_token_reaches_the_first_state_only_without_causality(
     assert torch.equal(states[0][0], states[1][0]) is causal
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("architecture", ["mistral", "gemma3"], indirect=True)
+def test_a_window_reaches_tokens_at_a_distance_below_it(
+    architecture: dict[str, Any], rows: list[Tensor], causal: bool
+) -> None:
+    """One sliding layer: the state in the middle hears of exactly the tokens that the definition names."""
+    one = architecture | {"num_hidden_layers": 1}
+    if "layer_types" in one:
+        one["layer_types"] = ["sliding_attention"]
+    torch.manual_seed(0)
+    lm = build_decoder(one, torch.float32).eval()
+    row, middle, window = rows[3], 5, one["sliding_window"]
+    with torch.no_grad():
+        before = _packed(lm, [row], Packed([len(row)], causal=causal))[middle]
+        heard = []
+        for token in range(len(row)):
+            changed = row.clone()
+            changed[token] += 1
+            after = _packed(lm, [changed], Packed([len(row)], causal=causal))[middle]
+            if not torch.equal(before, after):
+                heard.append(token)
+    last = middle if causal else middle + window - 1
+    assert heard == list(range(middle - window + 1, last + 1))
+
+
 def test_bidirectional_rows_do_not_see_each_other(lm: PreTrainedModel, rows: list[Tensor]) -> None:
     with torch.no_grad():
         together = _packed(lm, rows, Packed(LENGTHS, causal=False))

@@ -26,6 +26,8 @@ from offline.validation import Validation
 
 OpenBundle = Callable[..., Bundle]
 FIT = {"epochs": 2, "evaluate_every": 1, "batch": 16, "learning_rate": 3e-3}
+STAGE = {"tokens": 800, "check_tokens": 400, "learning_rate": 3e-3, "batch": 4}
+HEALING = STAGE | {"tokens": 3_000, "check_tokens": 1_000, "learning_rate": 0.03, "warmup_steps": 5}
 
 # Family -> variants that its contract must hold for.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
@@ -65,8 +67,22 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"window": 4, "windows": 2, "folds": 2, "targets_per_user": 1, "lm": {"keep_layers": 3}},
         {"ranker": "pointwise", "vectors_from": "v", "window": 8},
     ],
+    "llm2vec": [
+        {"history_input": "text_vector"},
+        {
+            "history_input": "tokens",
+            "pooling": "mean",
+            "item_training": "cached",
+            "refresh": 3,
+            "healing": HEALING,
+            "mntp": STAGE,
+            "simcse": STAGE,
+        },
+        {"history_input": "text_vector", "causal": True},
+        {"history_input": "tokens", "causal": True, "pooling": "last", "all_positions": True},
+    ],
 }
-OF_LANGUAGE_MODELS = ("e4srec", "ilora", "contriever", "llamarec")
+OF_LANGUAGE_MODELS = ("e4srec", "ilora", "contriever", "llamarec", "llm2vec")
 
 
 def _section(family: str, changes: dict[str, Any], tiny_base: Path) -> dict[str, Any]:
@@ -77,17 +93,23 @@ def _section(family: str, changes: dict[str, Any], tiny_base: Path) -> dict[str,
         if changes.get("ranker") == "pointwise":
             return changes
     lm = {"base": str(tiny_base), "keep_layers": 2, "served_dtype": "float32", "rank": 4} | changes.get("lm", {})
-    section = {"max_history": 16, "prompt": "a b", "fit": FIT} | changes | {"lm": lm}
-    ids = {"items_from": "v"}
-    roles: dict[str, dict[str, Any]] = {"e4srec": ids, "ilora": ids, "contriever": {"dim": 8}}
-    return section | roles.get(family, {})
+    section: dict[str, Any] = {"max_history": 16, "prompt": "a b", "fit": FIT} | changes | {"lm": lm}
+    if family == "llm2vec" and not section.get("all_positions"):
+        section = {"targets_per_user": 3} | section
+    named: dict[str, dict[str, Any]] = {
+        "ilora": {"items_from": "v"},
+        "e4srec": {"items_from": "v"},
+        "contriever": {"dim": 8},
+        "llm2vec": {"dim": 8},
+    }
+    return section | named.get(family, {})
 
 
 CASES = [(family, variant) for family, variants in VARIANTS.items() for variant in variants]
 
 
 def test_every_family_is_covered() -> None:
-    assert len(families.names()) == 7
+    assert len(families.names()) == 8
     assert sorted(VARIANTS) == families.names()
 
 
@@ -158,7 +180,7 @@ def test_trained_exported_loaded_searched(
     assert evaluate(bundle, data.test, seen_removed=True).values("hr@10").mean() > 0
 
 
-@pytest.mark.parametrize("family", ["sasrec", "e4srec", "contriever", "llamarec", "ilora"])
+@pytest.mark.parametrize("family", ["sasrec", "e4srec", "contriever", "llamarec", "ilora", "llm2vec"])
 def test_the_same_seed_gives_the_same_loss(
     family: str, data: Split, *, tiny_base: Path, tmp_path: Path, parents: Mapping[str, Bundle]
 ) -> None:
@@ -176,7 +198,6 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize(
-    ("family", "variant"),
     ("family", "variant"),
     [
         ("sasrec", 0),
