@@ -89,7 +89,7 @@ def run_probe(
     *,
     sasrec: Recipe,
     folder: Path,
-    epochs: int = 8,
+    epochs: int = 4,
     points: int = 20,
     rates: Sequence[float] = RATES,
     seeds: Sequence[int] = SEEDS,
