@@ -121,6 +121,7 @@ def _compare(arguments: argparse.Namespace, store: ModelStore, workspace: Worksp
         families=tuple(arguments.families),
         arms=tuple(arguments.arms),
         protocols=tuple(arguments.protocols),
+        without=tuple(arguments.without),
     )
     comparison_of_families.compare(
         settings,
@@ -211,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--arms", type=_names, default=(), help="a,b: only these rows, their parents and the baselines"
     )
+    command.add_argument("--without", type=_names, default=(), help="leave out what some claims need: probe,order")
     command.add_argument("--protocols", type=_names, default=(), help="a,b: only these beside the headline's")
     command.add_argument("--seeds", type=_positive, default=5, help="at most, per row")
     command.add_argument("--minutes-per-run", type=_above_zero, default=10.0, help="of training, for every family")

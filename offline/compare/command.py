@@ -65,7 +65,9 @@ def _found(settings: Settings, store: ModelStore) -> FoundVersions:
 
 def _results(plan: Plan, store: ModelStore, *, failures: dict[str, str], command: str, record: Path) -> Results:
     looks = looks_at_test(plan.settings.dataset, file=record)
-    return results_of(plan, _found(plan.settings, store), failures=failures, command=command, looks=looks)
+    found = _found(plan.settings, store)
+    found.refusals.update(plan.unavailable)
+    return results_of(plan, found, failures=failures, command=command, looks=looks)
 
 
 def _short(results: Results) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from offline.bootstrap import DRAWS, Contrast, compare, holm
+from offline.bootstrap import Contrast, compare, holm
 from offline.compare.arms import BY_NAME
 from offline.compare.scores import ArmScores
+from offline.resampling import DRAWS
 
 LEAST_SEEDS = 5
 LEAST_SLOW_SEEDS = 3

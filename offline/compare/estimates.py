@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
+from typing import TypeVar
 
+import numpy as np
+
+from offline.claims.probe_runs import read_runs
 from offline.compare.arm import Arm
 from offline.compare.scores import read_meta
 from offline.compare.settings import Settings
 
 Minutes = dict[tuple[str, str], float]
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """trained, scored: (arm, protocol) -> mean minutes of the score files that are there."""
+    """Mean minutes of what is there. trained, scored: by (arm, protocol). order, probe: by arm, of shuffled histories
+    and of one training of the probe.
+    """
 
     minutes: float
     trained: Minutes
     scored: Minutes
+    order: dict[str, float]
+    probe: dict[str, float]
 
     @classmethod
     def of(cls, settings: Settings) -> Estimates:
@@ -32,9 +43,7 @@ class Estimates:
             scored[meta.arm, meta.protocol].append(meta.score_seconds / 60)
             if meta.train_seconds is not None:
                 trained[meta.arm, meta.protocol].append(meta.train_seconds / 60)
-        return cls(
-            settings.minutes, *({key: mean(values) for key, values in found.items()} for found in (trained, scored))
-        )
+        return cls(settings.minutes, _means(trained), _means(scored), _order(settings.report), _probe(settings.report))
 
     def train(self, arm: Arm, protocol: str) -> float:
         otherwise = self.minutes if arm.train_minutes is None else arm.train_minutes
@@ -50,3 +59,23 @@ def _known(known: Minutes, arm: Arm, protocol: str, *, otherwise: float) -> floa
         return known[arm.name, protocol]
     elsewhere = [minutes for (name, _), minutes in known.items() if name == arm.name]
     return mean(elsewhere) if elsewhere else otherwise
+
+
+def _means(found: Mapping[K, list[float]]) -> dict[K, float]:
+    return {key: mean(values) for key, values in found.items()}
+
+
+def _order(report: Path) -> dict[str, float]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for file in sorted((report / "order").glob("*.npz")):
+        with np.load(file, allow_pickle=False) as saved:
+            found[file.name.partition(".")[0]].append(float(saved["seconds"]) / 60)
+    return _means(found)
+
+
+def _probe(report: Path) -> dict[str, float]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for run in read_runs(report / "probe"):
+        # Looking takes about as long as training.
+        found[run.arm].append(2 * run.cpu_seconds[-1] / 60)
+    return _means(found)

@@ -27,11 +27,14 @@ def seeds_of(arm: Arm, protocol: Protocol, settings: Settings) -> tuple[int, ...
 
 @dataclass(slots=True)
 class FoundVersions:
-    """The store as this comparison sees it. tuned: family -> what its trials chose."""
+    """The store as this comparison sees it. tuned: family -> what its trials chose. refusals: arm -> why it
+    cannot be trained here.
+    """
 
     settings: Settings
     store: ModelStore
     tuned: Mapping[str, Changes]
+    refusals: dict[str, str] = field(default_factory=dict)
     _manifests: dict[str, Manifest] = field(default_factory=dict)
 
     def split(self, protocol: Protocol) -> Split:

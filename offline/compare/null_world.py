@@ -75,6 +75,7 @@ def _arm(
         weights_E=None,
         kept_SE=None,
         among_SE=None,
+        wins_SP=None,
         metas=(meta,) * seeds,
     )
 

@@ -12,12 +12,14 @@ from offline.compare.settings import LONGEST_UNIT, Settings
 from offline.run_config import RunRefused
 from offline.splits import Protocol
 
-Kind = Literal["tune", "train", "score"]
+Kind = Literal["tune", "train", "score", "order", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One piece of work. trial: of a `tune` unit. minutes: what it will take. needs: names of units that come first."""
+    """One piece of work. minutes: what it will take. needs: names of units that come first. trial: of a `tune`; rate:
+    of a `probe`.
+    """
 
     kind: Kind
     arm: str
@@ -26,10 +28,13 @@ class Unit:
     minutes: float
     needs: frozenset[str] = frozenset()
     trial: int = 0
+    rate: float | None = None
 
     @property
     def name(self) -> str:
         which = f"trial {self.trial}" if self.kind == "tune" else f"{self.protocol} seed {self.seed}"
+        if self.rate is not None:
+            which += f" rate {self.rate:g}"
         return f"{self.kind} {self.arm} {which}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from offline.compare import trials
+from offline.compare import ordering, probing, trials
 from offline.compare.arm import Arm, Where
 from offline.compare.arms import BY_NAME, chosen
 from offline.compare.estimates import Estimates
@@ -42,6 +42,7 @@ def make_plan(settings: Settings, found: FoundVersions) -> Plan:
     if settings.headline not in protocols:
         raise RunRefused(f"{settings.dataset}: {unavailable[settings.headline]}")
     found.refresh()
+    found.refusals.update(unavailable)
     return _Planner(settings, found, Estimates.of(settings)).plan(arms, protocols, unavailable)
 
 
@@ -79,7 +80,42 @@ class _Planner:
                         done += 1
                     else:
                         self._score(arm, protocol, seed)
+        unavailable |= dict.fromkeys(self._settings.without, "left out (--without)")
+        done += self._order(arms) + self._probe(arms)
         return Plan(self._settings, arms, tuple(protocols), tuple(self._units.values()), done, unavailable)
+
+    def _order(self, arms: tuple[Arm, ...]) -> int:
+        """Shuffled histories, which one claim is about; returns how many are there."""
+        done = 0
+        for arm in arms if "order" not in self._settings.without else ():
+            if arm.name not in ordering.ORDERED:
+                continue
+            for seed in seeds_of(arm, self._settings.headline, self._settings):
+                if self._settled(arm) and ordering.order_file(arm, seed, self._found).exists():
+                    done += 1
+                    continue
+                minutes = self._estimates.order.get(arm.name, ordering.MINUTES if arm.llm else ordering.MINUTES / 4)
+                needs = self._train(arm, self._settings.headline, seed)
+                self._add(Unit("order", arm.name, self._settings.headline, seed, minutes, needs))
+        return done
+
+    def _probe(self, arms: tuple[Arm, ...]) -> int:
+        """Trainings on nine tenths of the users, which three claims are about; returns how many are there."""
+        done, names = 0, {arm.name for arm in arms}
+        there = {name for name, arm in probing.PROBED.items() if arm in names and name in names}
+        for name, rate, seed in probing.probe_runs() if there and "probe" not in self._settings.without else ():
+            if rate is not None and name not in there:
+                continue
+            arm = BY_NAME[probing.PROBED.get(name, name)]
+            if self._settled(arm) and probing.probe_file(name, rate, seed, self._found).exists():
+                done += 1
+                continue
+            needs = self._tune(arm.family) | self._tune("sasrec")
+            first = Unit("probe", probing.BASELINE, self._settings.headline, seed, 0.0).name
+            needs |= {first} if rate is not None and first in self._units else set()
+            minutes = self._estimates.probe.get(name, probing.MINUTES)
+            self._add(Unit("probe", name, self._settings.headline, seed, minutes, needs, rate=rate))
+        return done
 
     def _is_scored(self, arm: Arm, protocol: Protocol, seed: int) -> bool:
         if not self._settled(arm):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from offline.bootstrap import DRAWS
+from offline.claims import Claim
 from offline.compare.arms import BY_NAME
 from offline.compare.cold import ColdRow, beats_nearest_texts, cold_rows_of
 from offline.compare.contrasts import Judged, best_without_llm, judge
@@ -21,7 +21,8 @@ from offline.compare.recommendation import Candidate, Evidence, Recommendation, 
 from offline.compare.rows import Row, rows_of
 from offline.compare.scores import ArmScores
 from offline.compare.targets import Reached, Target, targets_of
-from offline.compare.thirteen import ClaimRow, claim_rows
+from offline.compare.thirteen import claims_of
+from offline.resampling import DRAWS
 
 NULL_WORLDS = "null-world.json"
 
@@ -51,7 +52,7 @@ class Results:
     recommendation: Recommendation
     rows: list[Row]
     contrasts: list[Judged]
-    claims: list[ClaimRow]
+    claims: list[Claim]
     targets: list[Target]
     cold: list[ColdRow]
     new_items: float | None
@@ -91,7 +92,7 @@ def results_of(
         recommendation=recommend(_evidence(warm, judged, cold, measured=measured, new_items=new_items)),
         rows=rows,
         contrasts=judged,
-        claims=claim_rows(measured, plan.settings, draws=draws),
+        claims=claims_of(measured, found, draws=draws),
         targets=targets_of(reached),
         cold=cold,
         new_items=new_items,

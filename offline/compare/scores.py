@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from offline.metrics import GAINS, Floats
 
 Ranks = npt.NDArray[np.int32]
+A = TypeVar("A", Ranks, Floats)
 
 
 class Costs(BaseModel):
@@ -66,7 +67,7 @@ class ScoreMeta(BaseModel):
     train_seconds: float | None = None
     parents: dict[str, str] = {}
     log: dict[str, Any] = {}
-    curve: list[dict[str, float]] = []
+    curve: list[dict[str, Any]] = []
     costs: Costs | None = None
     lists: dict[str, float] = {}
     neighbours: dict[str, list[str]] = {}
@@ -84,31 +85,35 @@ class ScoreMeta(BaseModel):
 @dataclass(frozen=True, slots=True, eq=False)
 class SeedScores:
     """One file. ranks_E: int32[E], 1-based, 0 = not within depth. kept_E: the same with seen items left in the lists.
-    among_E: the target's rank among the cold items alone. Both may be missing.
+    among_E: the target's rank among the cold items alone. wins_P: 1, .5 or 0 where the target stands above, with or
+    below an item of nearly the same title (`twin_events.twin_wins`). All may be missing.
     """
 
     meta: ScoreMeta
     ranks_E: Ranks
     kept_E: Ranks | None = None
     among_E: Ranks | None = None
+    wins_P: Floats | None = None
 
     def save(self, folder: Path) -> None:
         """Whole or not at all: a killed write leaves no file under the name."""
         folder.mkdir(parents=True, exist_ok=True)
         small = np.uint8 if self.meta.depth < 256 else np.uint16
-        arrays = {name: getattr(self, f"{name}_E") for name in ("ranks", "kept", "among")}
+        arrays = {"ranks": self.ranks_E, "kept": self.kept_E, "among": self.among_E}
+        wins = {} if self.wins_P is None else {"wins": (2 * self.wins_P).astype(np.uint8)}
         text = np.frombuffer(self.meta.model_dump_json(exclude_defaults=True).encode(), dtype=np.uint8)
         file = score_file(folder, self.meta.arm, self.meta.protocol, seed=self.meta.seed)
         fresh = file.with_suffix(".new.npz")
         kept = {name: ranks.astype(small) for name, ranks in arrays.items() if ranks is not None}
-        np.savez_compressed(fresh, allow_pickle=False, meta=text, **kept)
+        np.savez_compressed(fresh, allow_pickle=False, meta=text, **kept, **wins)
         fresh.replace(file)
 
     @classmethod
     def read(cls, file: Path) -> SeedScores:
         with np.load(file, allow_pickle=False) as saved:
-            found = {f"{name}_E": saved[name].astype(np.int32) for name in saved.files if name != "meta"}
-            return cls(ScoreMeta.model_validate_json(saved["meta"].tobytes()), **found)
+            ranks = {f"{name}_E": saved[name].astype(np.int32) for name in ("ranks", "kept", "among") if name in saved}
+            wins_P = saved["wins"] / 2.0 if "wins" in saved else None
+            return cls(ScoreMeta.model_validate_json(saved["meta"].tobytes()), **ranks, wins_P=wins_P)
 
 
 def score_file(folder: Path, arm: str, protocol: str, *, seed: int) -> Path:
@@ -128,7 +133,8 @@ class ArmScores:
     """All seeds of one arm under one protocol, over the same E events.
 
     ranks_SE: int32[S, E], 1-based, 0 = not within depth. users_E: int32[E], clusters of the bootstrap. weights_E:
-    float64[E], or None where all events weigh alike. kept_SE, among_SE: as in the files, where every seed has them.
+    float64[E], or None where all events weigh alike. kept_SE, among_SE, wins_SP: as in the files,
+    where every seed has them.
     """
 
     arm: str
@@ -141,6 +147,7 @@ class ArmScores:
     weights_E: Floats | None
     kept_SE: Ranks | None
     among_SE: Ranks | None
+    wins_SP: Floats | None
     metas: tuple[ScoreMeta, ...]
 
     @property
@@ -155,10 +162,6 @@ class ArmScores:
 def gather(files: list[SeedScores], *, users_E: Ranks, weights_E: Floats | None = None) -> ArmScores:
     """One arm's files, a seed each, as one."""
     first = files[0].meta
-    stacked: dict[str, Ranks | None] = {}
-    for name in ("kept_E", "among_E"):
-        ranks = [getattr(file, name) for file in files]
-        stacked[name] = None if any(r is None for r in ranks) else np.stack(ranks)
     return ArmScores(
         first.arm,
         first.family,
@@ -168,10 +171,17 @@ def gather(files: list[SeedScores], *, users_E: Ranks, weights_E: Floats | None 
         ranks_SE=np.stack([file.ranks_E for file in files]),
         users_E=users_E,
         weights_E=weights_E,
-        kept_SE=stacked["kept_E"],
-        among_SE=stacked["among_E"],
+        kept_SE=_stacked([file.kept_E for file in files]),
+        among_SE=_stacked([file.among_E for file in files]),
+        wins_SP=_stacked([file.wins_P for file in files]),
         metas=tuple(file.meta for file in files),
     )
+
+
+def _stacked(rows: list[A | None]) -> A | None:
+    """None where a seed lacks it."""
+    there = [row for row in rows if row is not None]
+    return np.stack(there) if len(there) == len(rows) else None
 
 
 def gains(ranks: Ranks, metric: str) -> Floats:

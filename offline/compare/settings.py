@@ -12,6 +12,7 @@ from offline.run_config import RunConfig, RunRefused
 from offline.splits import PROTOCOLS, Protocol
 
 LONGEST_UNIT = 60.0  # minutes
+CLAIM_WORK = ("probe", "order")
 # Published figures of Amazon data are leave-one-out; everything else is measured where the error is smallest.
 HEADLINES: dict[str, Protocol] = {"amazon-beauty": "leave-one-out"}
 # What a run file may say for all arms at once: how items are read, the base model, how long and how fast.
@@ -23,7 +24,7 @@ class Settings:
     """data: the data set. headline: the protocol of the warm rows. shared: recipe keys that go for every arm that has
     them. seeds: at most, per arm. minutes: of training, per run. trials: per family. hours: wall clock. report: the
     folder of page, score files and trials. families, arms: what to compare; empty for all. protocols: beside the
-    headline; empty for all.
+    headline; empty for all. without: what the claims ask for beside the rows and is left out (`probe`, `order`).
     """
 
     data: DataConfig
@@ -38,8 +39,12 @@ class Settings:
     families: tuple[str, ...] = ()
     arms: tuple[str, ...] = ()
     protocols: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        extra = [name for name in self.without if name not in CLAIM_WORK]
+        if extra:
+            raise RunRefused(f"--without {', '.join(extra)}: known are {', '.join(CLAIM_WORK)}")
         unknown = [name for name in self.protocols if name not in PROTOCOLS]
         if unknown:
             raise RunRefused(f"--protocols {', '.join(unknown)}: known are {', '.join(PROTOCOLS)}")

@@ -2,29 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
+import numpy as np
+
+from offline.claims import Claim, ColdDraw, Extras, Reranking, TwinWins, measure_all
+from offline.claims.twin_events import twin_events
+from offline.compare.found_versions import FoundVersions
 from offline.compare.measured import Measured
-from offline.compare.settings import Settings
+from offline.compare.ordering import read_order
+from offline.compare.probing import read_probe
+from offline.compare.scores import ArmScores
+from offline.sequences import Split
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimRow:
-    """One claim: its primary contrast with the 95 % interval (above 0 speaks for it), and the verdict in a sentence."""
+def claims_of(measured: Measured, found: FoundVersions, *, draws: int) -> list[Claim]:
+    """All thirteen; empty where the headline's events do not weigh alike, which no claim is about."""
+    data = measured.splits[found.settings.headline]
+    if data.test.weights is not None:
+        return []
+    extras = Extras(
+        cold=_cold(measured),
+        twins=_twins(measured.warm, data),
+        order=read_order(measured.warm, found),
+        probe=read_probe(found),
+        cpu_ms=_cpu_ms(measured.warm),
+        reranking=_reranking(measured.warm),
+        minutes={name: float(np.mean(m)) for name, scores in measured.warm.items() if (m := _minutes(scores))},
+    )
+    return measure_all(measured.warm, data.dataset, data.test, extras=extras, draws=draws)
 
-    number: int
-    claim: str
-    contrast: str
-    value: float | None
-    low: float | None
-    high: float | None
-    detectable: float | None
-    seeds: int
-    verdict: str
-    sentence: str
-    details: dict[str, Any]
+
+def _cold(measured: Measured) -> dict[str, ColdDraw]:
+    draws = {}
+    for protocol, arms in measured.cold.items():
+        among = {name: replace(s, ranks_SE=s.among_SE) for name, s in arms.items() if s.among_SE is not None}
+        if among:
+            draws[protocol] = ColdDraw(measured.splits[protocol].test.targets, among=among, full=arms)
+    return draws
 
 
-def claim_rows(measured: Measured, settings: Settings, *, draws: int) -> list[ClaimRow]:
-    return []
+def _twins(warm: dict[str, ArmScores], data: Split) -> TwinWins | None:
+    wins = {name: scores.wins_SP for name, scores in warm.items() if scores.wins_SP is not None}
+    return TwinWins(twin_events(data.dataset, data.test), wins) if wins else None
+
+
+def _cpu_ms(warm: dict[str, ArmScores]) -> dict[str, float]:
+    costs = {name: [m.costs.request_cpu_ms for m in s.metas if m.costs is not None] for name, s in warm.items()}
+    return {name: float(np.mean(found)) for name, found in costs.items() if found}
+
+
+def _minutes(scores: ArmScores) -> list[float]:
+    return [meta.train_seconds / 60 for meta in scores.metas if meta.train_seconds is not None]
+
+
+def _reranking(warm: dict[str, ArmScores]) -> Reranking | None:
+    """recall: of the retriever's list as deep as it was ranked, which is the ranker's window."""
+    if "llamarec" not in warm or "sasrec" not in warm:
+        return None
+    weights = [float(meta.log["weight"]) for meta in warm["llamarec"].metas if "weight" in meta.log]
+    if not weights:
+        return None
+    return Reranking(float(np.mean(weights)), recall=float((warm["sasrec"].ranks_SE > 0).mean()))

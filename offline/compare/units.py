@@ -6,16 +6,20 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from model_store.bundle import Bundle
 from model_store.store import ModelStore
 from offline import pipeline
 from offline.beyond_accuracy import list_figures
+from offline.claims.twin_events import twin_events, twin_wins
 from offline.compare import trials
 from offline.compare.arm import Arm
 from offline.compare.arms import BY_NAME
 from offline.compare.found_versions import FoundVersions
 from offline.compare.measuring import costs_of, neighbours_of
+from offline.compare.ordering import measure_order
 from offline.compare.plan import Unit
-from offline.compare.rankings import Rankings, of_bundle, of_scorer
+from offline.compare.probing import probe
+from offline.compare.rankings import of_bundle, of_scorer
 from offline.compare.recipes import fingerprint
 from offline.compare.scores import ScoreMeta, SeedScores, read_meta, score_file
 from offline.compare.settings import Settings
@@ -23,6 +27,8 @@ from offline.run_config import RunRefused
 from offline.sequences import Split
 from offline.tuning import run_trial
 from offline.workspace import Workspace
+
+TWINS = ("e4srec", "contriever")  # who is asked about items of nearly the same title
 
 
 def carry_out(unit: Unit, settings: Settings, *, store: ModelStore, workspace: Workspace) -> None:
@@ -36,6 +42,10 @@ def carry_out(unit: Unit, settings: Settings, *, store: ModelStore, workspace: W
     elif unit.kind == "train":
         if found.find(arm, unit.protocol, unit.seed) is None:
             _train(unit, arm, found, workspace)
+    elif unit.kind == "order":
+        measure_order(arm, unit.seed, found)
+    elif unit.kind == "probe":
+        probe(unit.arm, unit.rate, unit.seed, found=found, workspace=workspace)
     else:
         _score(unit, arm, found, workspace)
 
@@ -55,21 +65,21 @@ def _train(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> 
 
 
 def _score(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> None:
-    settings = found.settings
-    folder = settings.report / "scores"
-    data = found.split(unit.protocol)
-    identity = fingerprint(arm, settings, seed=unit.seed, tuned=found.tuned)
-    there = read_meta(score_file(folder, arm.name, unit.protocol, seed=unit.seed))
+    settings, data = found.settings, found.split(unit.protocol)
     split_fingerprint = data.dataset.split_fingerprint
+    identity = fingerprint(arm, settings, seed=unit.seed, tuned=found.tuned)
+    folder = settings.report / "scores"
+    there = read_meta(score_file(folder, arm.name, unit.protocol, seed=unit.seed))
     if there is not None and there.is_of(identity, split_fingerprint=split_fingerprint, minutes=settings.minutes):
         return
     started = time.perf_counter()
     details: dict[str, Any] = {}
+    wins_P = None
     if arm.is_bundle:
-        version = found.find(arm, unit.protocol, unit.seed if arm.drawn else 0)
-        if version is None:
-            raise RunRefused(f"{arm.name}: no version was made for {unit.protocol}, seed {unit.seed}")
-        ranked, details = _of_version(version, data, found.store, workspace=workspace, measure=unit.seed == 0)
+        bundle = _open(unit, arm, found)
+        ranked, details = of_bundle(bundle, data), _details(bundle, data, workspace, with_neighbours=unit.seed == 0)
+        if arm.name in TWINS and unit.protocol == settings.headline:
+            wins_P = twin_wins(bundle, data.test, twin_events(data.dataset, data.test))
     else:
         ranked = of_scorer(arm.name, data)
     scores = ranked.scores
@@ -93,23 +103,26 @@ def _score(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> 
         lists=list_figures(scores, data.test, dataset=data.dataset),
         **details,
     )
-    SeedScores(meta, scores.ranks, kept_E=ranked.kept_E, among_E=ranked.among_E).save(folder)
+    SeedScores(meta, scores.ranks, kept_E=ranked.kept_E, among_E=ranked.among_E, wins_P=wins_P).save(folder)
 
 
-def _of_version(
-    version: str, data: Split, store: ModelStore, *, workspace: Workspace, measure: bool
-) -> tuple[Rankings, dict[str, Any]]:
-    """Rankings, and what the score file says beside them. Neighbours are shown of one seed."""
-    bundle = store.open(version)
-    log = workspace.training_log(version)
+def _open(unit: Unit, arm: Arm, found: FoundVersions) -> Bundle:
+    version = found.find(arm, unit.protocol, unit.seed if arm.drawn else 0)
+    if version is None:
+        raise RunRefused(f"{arm.name}: no version was made for {unit.protocol}, seed {unit.seed}")
+    return found.store.open(version)
+
+
+def _details(bundle: Bundle, data: Split, workspace: Workspace, *, with_neighbours: bool) -> dict[str, Any]:
+    """What the score file says of a bundle beside its ranks."""
+    log = workspace.training_log(bundle.version)
     curve = log.pop("curve", [])
-    details = {
-        "version": version,
+    return {
+        "version": bundle.version,
         "train_seconds": bundle.manifest.provenance.train_seconds,
         "parents": bundle.manifest.provenance.parents,
         "log": log,
         "curve": curve if isinstance(curve, list) else [],
         "costs": costs_of(bundle, data.dataset.validation),
-        "neighbours": neighbours_of(bundle) if measure else {},
+        "neighbours": neighbours_of(bundle) if with_neighbours else {},
     }
-    return of_bundle(bundle, data), details

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offline.compare.claim_names import CLAIM_NAMES
+from offline.claims.claim import CLAIMS
 from offline.compare.results import Results
 from offline.report.blocks import Block, Bullets, Section, Table, Text
 from offline.report.wording import MISSING, plural
@@ -13,7 +13,7 @@ SPACES = 6
 
 def claims(results: Results) -> Section:
     if not results.claims:
-        rows = tuple((str(number), name, MISSING, MISSING, "not measured") for number, name in CLAIM_NAMES.items())
+        rows = tuple((str(number), name, MISSING, MISSING, "not measured") for number, name in CLAIMS.items())
         return Section(
             "claims",
             "The thirteen claims",

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from offline.claims import Claim
 from offline.compare.arms import ARMS, BY_NAME
 from offline.compare.cold import ColdRow
 from offline.compare.contrasts import judge
@@ -21,7 +22,6 @@ from offline.compare.rows import Row, rows_of
 from offline.compare.scores import ArmScores, Costs
 from offline.compare.settings import Settings, data_of
 from offline.compare.targets import Reached, targets_of
-from offline.compare.thirteen import ClaimRow
 
 COSTS = Costs(
     encode_ms_p50=1.0,
@@ -69,10 +69,8 @@ def results() -> Results:
     candidates = tuple(_candidate(row) for row in warm.values() if row.role != "control")
     winners = ("e4srec",)
     claims = [
-        ClaimRow(
-            1, "iLoRA is hard to train", "AULC", 0.1, 0.05, 0.15, 0.05, 5, "supported", "Supported: so it is.", {}
-        ),
-        ClaimRow(2, HOSTILE, "AULC", None, None, None, None, 0, "not measured", "Not measured: no runs.", {}),
+        Claim(1, "iLoRA is hard to train", "AULC", 0.1, 0.05, 0.15, 0.05, 5, "supported", "Supported: so it is.", {}),
+        Claim(2, HOSTILE, "AULC", None, None, None, None, 0, "not measured", "Not measured: no runs.", {}),
     ]
     return Results(
         recommendation=recommend(Evidence(candidates, 0.2, winners, "sasrec")),

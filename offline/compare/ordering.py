@@ -1,0 +1,76 @@
+"""What each event is worth when its history is shuffled: kept beside the score files, one file per arm and seed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from offline.claims.inputs import OrderScores
+from offline.compare.arm import Arm
+from offline.compare.arms import BY_NAME
+from offline.compare.found_versions import FoundVersions
+from offline.compare.recipes import fingerprint
+from offline.compare.scores import ArmScores
+from offline.metrics import Floats
+from offline.run_config import RunRefused
+from offline.shuffled import shuffled_values
+
+ORDERED = ("sasrec", "ilora", "contriever", "llm2vec", "e4srec")
+MINUTES = 8.0  # until one was measured
+
+
+def order_file(arm: Arm, seed: int, found: FoundVersions) -> Path:
+    """Named by what it is of: a file of another recipe or other data has another name."""
+    split_fingerprint = found.split(found.settings.headline).dataset.split_fingerprint[:6]
+    identity = fingerprint(arm, found.settings, seed=seed, tuned=found.tuned)
+    return found.settings.report / "order" / f"{arm.name}.{seed}.{identity}-{split_fingerprint}.npz"
+
+
+def measure_order(arm: Arm, seed: int, found: FoundVersions) -> None:
+    """Means over five shuffles of NDCG@10, the whole history shuffled, and all but its last item."""
+    file = order_file(arm, seed, found)
+    if file.exists():
+        return
+    version = found.find(arm, found.settings.headline, seed)
+    if version is None:
+        raise RunRefused(f"{arm.name}: no version was made for {found.settings.headline}, seed {seed}")
+    data, started = found.split(found.settings.headline), time.perf_counter()
+    bundle, seen_removed = found.store.open(version), data.dataset.exclude_seen
+    whole = shuffled_values(bundle, data.test, what="all", seen_removed=seen_removed).mean(axis=0)
+    but_last = shuffled_values(bundle, data.test, what="all but last", seen_removed=seen_removed).mean(axis=0)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(".new.npz")
+    np.savez_compressed(
+        fresh,
+        allow_pickle=False,
+        all=whole.astype(np.float32),
+        but_last=but_last.astype(np.float32),
+        seconds=np.float64(time.perf_counter() - started),
+    )
+    fresh.replace(file)
+
+
+def read_order(warm: dict[str, ArmScores], found: FoundVersions) -> dict[str, OrderScores]:
+    """Of the runs that were measured both ways."""
+    order: dict[str, OrderScores] = {}
+    for name in ORDERED:
+        if name not in warm:
+            continue
+        files = {seed: order_file(BY_NAME[name], seed, found) for seed in warm[name].seeds}
+        there = [seed for seed, file in files.items() if file.exists()]
+        if there:
+            true_SE = warm[name].ndcg10_SE[[warm[name].seeds.index(seed) for seed in there]]
+            order[name] = OrderScores(
+                true_SE, *(_stacked([files[seed] for seed in there], of) for of in ("all", "but_last"))
+            )
+    return order
+
+
+def _stacked(files: list[Path], name: str) -> Floats:
+    rows = []
+    for file in files:
+        with np.load(file, allow_pickle=False) as saved:
+            rows.append(saved[name].astype(np.float64))
+    return np.stack(rows)
