@@ -80,6 +80,11 @@ class Recipe(LanguageModelRecipe):
                 f'item_input = "vocabulary" gives an item one row of its own, history_input = "{self.history_input}" '
                 'reads text vectors there: set history_input = "id" or "tokens+id"'
             )
+        if self.item_tower == "id+text" and self.cold_start == "regression":
+            raise ValueError(
+                'item_tower = "id+text" places new items by their text already, cold_start = "regression" would do so '
+                'again: set cold_start = "none", or item_tower = "id"'
+            )
         check_teaching(self.teacher, self.distillation)
         return self
 

@@ -82,6 +82,8 @@ def test_impossible_pairs_are_refused_before_training(
         _recipe(tiny_base, teacher="v")
     with pytest.raises(ValidationError, match=r"distillation = 0\.3.*teacher"):
         _recipe(tiny_base, distillation=0.3)
+    with pytest.raises(ValidationError, match=r'item_tower = "id\+text".*cold_start = "regression"'):
+        _recipe(tiny_base, item_tower="id+text", cold_start="regression")
     for reads_text in ("sum", "text_vector"):
         with pytest.raises(ValidationError, match=f'item_input = "vocabulary".*history_input = "{reads_text}"'):
             _recipe(tiny_base, item_input="vocabulary", history_input=reads_text)
