@@ -37,12 +37,18 @@ from offline.reranking import RerankingProblem, best_ndcg10, choose_weight
 from offline.sequences import SequenceDataset
 from offline.training import FitPlan, fit
 from offline.verbalizer_objective import VerbalizerObjective
-from offline.verbalizer_training import layers_of, served_verbalizer, untrained_verbalizer, verbalizer_controls
+from offline.verbalizer_training import (
+    Identifiers,
+    layers_of,
+    served_verbalizer,
+    untrained_verbalizer,
+    verbalizer_controls,
+)
 
 MINED = 100
 OF_THE_VERBALIZER = frozenset(
-    {"item_text", "max_text_tokens", "prompt", "candidates_prompt", "answer_prompt", "max_history", "dropout", "lm"}
-    | {"fit", "windows", "folds", "targets_per_user", "prompts", "validation_prompts", "healing"}
+    "item_text max_text_tokens prompt candidates_prompt answer_prompt identifiers max_history dropout lm fit windows "
+    "folds targets_per_user prompts validation_prompts healing".split()
 )
 
 
@@ -51,7 +57,8 @@ class Recipe(LanguageModelRecipe):
 
     ranker: `verbalizer` reads history and `window` candidates in one prompt; `pointwise` takes the inner products of
     another version, `vectors_from` (a language-model family), which is not trained again. window: candidates that are
-    reordered. windows: so many prompts per request, each with its own `window` candidates.
+    reordered; windows: so many prompts per request, each with its own. identifiers: of the places in a window,
+    `letters` or tokens that the base has never seen (`unused`); they learn at fit.item_learning_rate.
     folds, targets_per_user: of the mining; prompts: at most so many of the mined targets are learnt from.
     validation_prompts: so many queries judge each epoch; the weight is chosen on all.
     healing: a stage that gives a truncated base its head back; there is none yet.
@@ -68,7 +75,8 @@ class Recipe(LanguageModelRecipe):
     max_text_tokens: PositiveInt = 12
     prompt: str = "Chosen, oldest first:\n"
     candidates_prompt: str = "Candidates:\n"
-    answer_prompt: str = "Chosen next:"
+    answer_prompt: str = "Chosen next:\n"
+    identifiers: Identifiers = "letters"
     max_history: PositiveInt = 20
     folds: PositiveInt = 5
     targets_per_user: PositiveInt = 4
@@ -159,6 +167,7 @@ class Recipe(LanguageModelRecipe):
             window=self.window,
             windows=self.windows,
             max_history=self.max_history,
+            identifiers=self.identifiers,
             dtype=self.lm.dtype,
         )
 
