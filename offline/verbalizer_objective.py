@@ -23,6 +23,10 @@ class VerbalizerObjective(Objective):
         self.ranker = ranker
         self.dropout = nn.Dropout(dropout)
 
+    def item_parameters(self) -> list[nn.Parameter]:
+        """The identifiers' vectors: few, and new to the base."""
+        return [self.ranker.identifier_inputs, self.ranker.identifier_outputs]
+
     def targets(self, windows: HistoryBatch) -> int:
         return len(windows)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from copy import deepcopy
+from string import ascii_lowercase, ascii_uppercase
+from typing import Literal
 
 import torch
 from peft import PeftModel
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
@@ -21,24 +24,27 @@ from model_store.staging import RankerControl
 from model_store.token_blocks import compact_vocabulary
 from offline.language_models import LanguageModel
 
+Identifiers = Literal["letters", "unused"]
+
 
 def layers_of(base: str) -> int:
     """How many layers the whole base has; BaseModelRefused when there is no such base."""
     return int(AutoConfig.from_pretrained(base_folder(base), trust_remote_code=False).num_hidden_layers)
 
 
-def identifier_tokens(base: Base, *, used: Tensor, count: int) -> tuple[int, ...]:
-    """Single tokens that no prompt uses otherwise: the base's own special ones first, then rows that are new.
+def letter_tokens(base: Base) -> list[int]:
+    """The tokens of A to Z and a to z, as many as are tokens of the base's own."""
+    tokenizer = Tokenizer.from_file(str(base.tokenizer_file))
+    found = (tokenizer.token_to_id(letter) for letter in (*ascii_uppercase, *ascii_lowercase))
+    return [token for token in found if token is not None]
 
-    used: token ids of every item block and of the prompt's fixed parts. Tokens with a meaning of their own (those that
-    begin, end or pad a text) are left out.
-    """
+
+def unused_tokens(base: Base, *, used: Tensor) -> list[int]:
+    """Special tokens of the base that no prompt uses and that do not begin, end or pad a text."""
     added = json.loads(base.tokenizer_file.read_bytes()).get("added_tokens") or []
     meant = [base.config.get(f"{name}_token_id") for name in ("bos", "eos", "pad")]
     taken = {*used.tolist(), *(i for ids in meant for i in (ids if isinstance(ids, list) else [ids]))}
-    free = [int(token["id"]) for token in added if token["special"] and token["id"] not in taken]
-    first_new = len(next(base.embedding.parameters()))
-    return tuple([*free, *range(first_new, first_new + count)][:count])
+    return [int(token["id"]) for token in added if token["special"] and token["id"] not in taken]
 
 
 def untrained_verbalizer(
@@ -49,16 +55,21 @@ def untrained_verbalizer(
     window: int,
     windows: int,
     max_history: int,
+    identifiers: Identifiers,
     dtype: str,
 ) -> VerbalizerRanker:
     """Takes over `base.lm`. prompt: prefix, middle and suffix. Weight 1 until it is chosen.
 
-    An identifier's vectors start as the base's row for it, as input and, its head being tied, as output; a new row as
-    a random one of the same size. Both learn: the base has never seen those tokens.
+    `letters` start as the base's rows for them, as input and, its head being tied, as output. `unused` tokens start as
+    random rows of the same size: their own were never trained and are nearly equal (SmolLM2), so no place could be told
+    from another. Where the base has too few tokens of a kind, rows past its vocabulary are added. All of them learn.
     """
     frame = [part.tokens.long() for part in prompt]
     items = compact_vocabulary(blocks)
-    identifiers = identifier_tokens(base, used=torch.cat((items.kept, *frame)), count=window)
+    words = len(next(base.embedding.parameters()))
+    known = letter_tokens(base)[:window] if identifiers == "letters" else []
+    named = known or unused_tokens(base, used=torch.cat((items.kept, *frame)))[:window]
+    tokens = (*named, *range(words, words + window - len(named)))
     config = VerbalizerConfig(
         weight=1.0,
         window=window,
@@ -71,7 +82,7 @@ def untrained_verbalizer(
         prefix=tuple(frame[0].tolist()),
         middle=tuple(frame[1].tolist()),
         suffix=tuple(frame[2].tolist()),
-        identifiers=identifiers,
+        identifiers=tokens,
         dtype="bfloat16" if dtype == "bfloat16" else "float32",
     )
     ranker = config.build(base.lm)
@@ -80,9 +91,8 @@ def untrained_verbalizer(
         ranker.token_inputs.copy_(base.embedding(items.kept))
         ranker.item_tokens.tokens.copy_(items.blocks.tokens)
         ranker.item_tokens.offsets.copy_(items.blocks.offsets)
-        known = torch.tensor([token for token in identifiers if token < len(next(base.embedding.parameters()))])
         new_WH = torch.randn(window - len(known), base.hidden) * base.input_std
-        rows_WH = torch.cat((base.embedding(known.long()).float(), new_WH))
+        rows_WH = torch.cat((base.embedding(torch.tensor(known, dtype=torch.int64)).float(), new_WH))
         ranker.identifier_inputs.copy_(rows_WH)
         ranker.identifier_outputs.copy_(rows_WH)
     return ranker

@@ -8,42 +8,39 @@ the user, and weighs the ranker against the retriever: the weight is chosen on v
 from __future__ import annotations
 
 from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
 import torch
 from pydantic import PositiveInt, model_validator
-from torch import nn
 
 from model_store.base_models import BaseModel as Base
 from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
-from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.encoders.sequence import SequenceEncoder
-from model_store.ranker import InterpolatedRanker
-from model_store.rankers.pointwise import PointwiseConfig, PointwiseRanker
 from model_store.rankers.verbalizer import VerbalizerRanker
-from model_store.staging import BundleParts
 from model_store.token_blocks import tokenize_blocks
 from offline.fold_retrievers import fold_retrievers, retriever_recipe
-from offline.golden_histories import golden_histories
 from offline.language_model_recipe import LanguageModelRecipe
 from offline.language_models import save_adapter
 from offline.mined_candidates import MinedTarget, draw_prompts, mine
+from offline.ranked_parts import pointwise_ranker, ranked_parts
 from offline.recipe import TrainedModel
 from offline.reranking import RerankingProblem, best_ndcg10, choose_weight
 from offline.sequences import SequenceDataset
 from offline.training import FitPlan, fit
 from offline.verbalizer_objective import VerbalizerObjective
-from offline.verbalizer_training import layers_of, served_verbalizer, untrained_verbalizer, verbalizer_controls
+from offline.verbalizer_training import (
+    Identifiers,
+    layers_of,
+    served_verbalizer,
+    untrained_verbalizer,
+    verbalizer_controls,
+)
 
 MINED = 100
-OF_THE_VERBALIZER = frozenset(
-    {"item_text", "max_text_tokens", "prompt", "candidates_prompt", "answer_prompt", "max_history", "dropout", "lm"}
-    | {"fit", "windows", "folds", "targets_per_user", "prompts", "validation_prompts", "healing"}
-)
+OF_BOTH = frozenset({"seed", "retriever", "ranker", "vectors_from", "window"})
 
 
 class Recipe(LanguageModelRecipe):
@@ -51,7 +48,8 @@ class Recipe(LanguageModelRecipe):
 
     ranker: `verbalizer` reads history and `window` candidates in one prompt; `pointwise` takes the inner products of
     another version, `vectors_from` (a language-model family), which is not trained again. window: candidates that are
-    reordered. windows: so many prompts per request, each with its own `window` candidates.
+    reordered; windows: so many prompts per request, each with its own. identifiers: of the places in a window,
+    `letters` or tokens that the base has never seen (`unused`); they learn at fit.item_learning_rate.
     folds, targets_per_user: of the mining; prompts: at most so many of the mined targets are learnt from.
     validation_prompts: so many queries judge each epoch; the weight is chosen on all.
     healing: a stage that gives a truncated base its head back; there is none yet.
@@ -68,7 +66,8 @@ class Recipe(LanguageModelRecipe):
     max_text_tokens: PositiveInt = 12
     prompt: str = "Chosen, oldest first:\n"
     candidates_prompt: str = "Candidates:\n"
-    answer_prompt: str = "Chosen next:"
+    answer_prompt: str = "Chosen next:\n"
+    identifiers: Identifiers = "letters"
     max_history: PositiveInt = 20
     folds: PositiveInt = 5
     targets_per_user: PositiveInt = 4
@@ -85,7 +84,7 @@ class Recipe(LanguageModelRecipe):
             if self.vectors_from is None:
                 raise ValueError('ranker = "pointwise" scores with another version\'s vectors: set vectors_from')
             fields = type(self).model_fields
-            if unused := sorted(name for name in OF_THE_VERBALIZER if getattr(self, name) != fields[name].default):
+            if unused := sorted(n for n in fields if n not in OF_BOTH and getattr(self, n) != fields[n].default):
                 raise ValueError(f'ranker = "pointwise" trains nothing and reads no text: remove {", ".join(unused)}')
         elif self.vectors_from is not None:
             raise ValueError('ranker = "verbalizer" reads text and no vectors: remove vectors_from')
@@ -109,9 +108,9 @@ class Recipe(LanguageModelRecipe):
             )
         problem = RerankingProblem.of(dataset, retriever, depth=self.window * self.windows)
         if self.ranker == "pointwise":
-            ranker = self._pointwise(parents["vectors_from"])
+            ranker = pointwise_ranker(parents["vectors_from"], window=self.window)
             log = choose_weight(problem, ranker)
-            return TrainedModel(_parts(dataset, retriever, ranker=ranker), log=log)
+            return TrainedModel(ranked_parts(dataset, retriever, ranker=ranker), log=log)
         return self._verbalizer(dataset, checkpoints, retriever=retriever, problem=problem)
 
     def _verbalizer(
@@ -138,7 +137,7 @@ class Recipe(LanguageModelRecipe):
         log = progress.figures() | {"mined": len(mined)} | choose_weight(problem, served)
         return TrainedModel(
             replace(
-                _parts(dataset, retriever, ranker=served),
+                ranked_parts(dataset, retriever, ranker=served),
                 ranker_controls=verbalizer_controls(served, self.lm),
                 ranker_adapter=save_adapter(adapted, checkpoints / "adapter"),
                 tokenizer=base.tokenizer_file,
@@ -159,6 +158,7 @@ class Recipe(LanguageModelRecipe):
             window=self.window,
             windows=self.windows,
             max_history=self.max_history,
+            identifiers=self.identifiers,
             dtype=self.lm.dtype,
         )
 
@@ -189,28 +189,3 @@ class Recipe(LanguageModelRecipe):
             seed=self.seed,
             epoch=epoch,
         )
-
-    def _pointwise(self, source: Bundle) -> PointwiseRanker:
-        if not isinstance(source.encoder, LanguageModelEncoder):
-            raise ValueError(f"vectors_from: {source.version} ({source.manifest.family}) reads with no language model")
-        config = PointwiseConfig(weight=1.0, window=self.window, encoder=source.encoder.config)
-        ranker = config.build()
-        ranker.encoder.load_state_dict(source.encoder.state_dict())
-        ranker.item_vectors_ND.copy_(torch.from_numpy(source.index.vectors_ND))
-        return ranker.eval().requires_grad_(False)
-
-
-def _parts(dataset: SequenceDataset, retriever: Bundle, *, ranker: InterpolatedRanker) -> BundleParts:
-    """The retriever as it is, and the ranker behind it."""
-    assert isinstance(retriever.encoder, SequenceEncoder)
-    without_items = deepcopy(retriever.encoder)
-    nn.init.zeros_(without_items.items.weight)
-    return BundleParts(
-        family="llamarec",
-        catalog=dataset.catalog,
-        encoder=retriever.encoder,
-        item_vectors_ND=torch.from_numpy(retriever.index.vectors_ND).clone(),
-        golden_histories=golden_histories(dataset.train),
-        controls={"item table": without_items},
-        ranker=ranker,
-    )

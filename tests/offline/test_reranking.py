@@ -60,7 +60,8 @@ def test_a_ranker_that_knows_takes_all_there_is(dataset: SequenceDataset, retrie
     log = choose_weight(problem, ranker)
     assert log["G"] == pytest.approx(1)
     assert log["reranked_ndcg@10"] == log["recall@12"] == pytest.approx(problem.recall())
-    assert 0 < ranker.config.weight == log["weight"] <= 1
+    assert 0 < ranker.config.weight <= 1
+    assert log["weight"] == ranker.config.weight
     assert set(log["ndcg@10_by_weight"]) == {str(weight) for weight in WEIGHTS}  # type: ignore[call-overload]
     # The figure is that of the bundle that is served.
     served = replace(retriever, ranker=ranker)

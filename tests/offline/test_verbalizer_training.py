@@ -14,10 +14,12 @@ from offline.language_models import LanguageModel
 from offline.mined_candidates import MinedTarget, draw_prompts
 from offline.verbalizer_objective import VerbalizerObjective
 from offline.verbalizer_training import (
-    identifier_tokens,
+    Identifiers,
     layers_of,
+    letter_tokens,
     served_verbalizer,
     untrained_verbalizer,
+    unused_tokens,
     verbalizer_controls,
 )
 
@@ -30,38 +32,48 @@ def settings(tiny_base: Path) -> LanguageModel:
     return LanguageModel(base=str(tiny_base), keep_layers=3, rank=4, served_dtype="float32")
 
 
-def _untrained(settings: LanguageModel) -> VerbalizerRanker:
+def _untrained(settings: LanguageModel, identifiers: Identifiers = "letters") -> VerbalizerRanker:
     torch.manual_seed(0)
     base = settings.open()
     blocks = tokenize_blocks(base.tokenizer_file, [f" Item {row}\n" for row in range(10)])
     prefix, middle, suffix = (tokenize_blocks(base.tokenizer_file, [text]) for text in ("a b", "b", "a"))
     return untrained_verbalizer(
-        base, blocks, prompt=(prefix, middle, suffix), window=4, windows=1, max_history=5, dtype="float32"
+        base,
+        blocks,
+        prompt=(prefix, middle, suffix),
+        window=4,
+        windows=1,
+        max_history=5,
+        identifiers=identifiers,
+        dtype="float32",
     )
 
 
-def test_identifiers_are_unused_tokens_of_the_base_and_then_new_ones(tiny_base: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(tiny_base, tmp_path / "base")
-    base = LanguageModel(base=str(folder), keep_layers=1).open()
+def test_letters_are_the_base_s_own_and_then_new_rows(settings: LanguageModel) -> None:
+    ranker = _untrained(settings)
+    base = settings.open()
     words = len(next(base.embedding.parameters()))
-    assert identifier_tokens(base, used=torch.tensor([3]), count=3) == (words, words + 1, words + 2)
+    assert letter_tokens(base) == [1, 2]  # "a" and "b" are all that this vocabulary has
+    assert ranker.config.identifiers == (1, 2, words, words + 1)
+    torch.testing.assert_close(ranker.identifier_inputs[:2], base.embedding(torch.tensor([1, 2])).float())
+    assert torch.equal(ranker.identifier_inputs, ranker.identifier_outputs)
+
+
+def test_unused_tokens_are_special_ones_without_a_meaning_and_told_apart(tiny_base: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_base, tmp_path / "base")
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     special = [(40, True), (2, True), (41, True), (42, False), (43, True)]  # 2 ends a text, 43 is in use
-    tokenizer["added_tokens"] = [
-        {
-            "id": i,
-            "content": f"<{i}>",
-            "special": s,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-        }
-        for i, s in special
-    ]
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"] = [{"id": i, "content": f"<{i}>", "special": s} | plain for i, s in special]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = LanguageModel(base=str(folder), keep_layers=1)
+    base = settings.open()
     assert base.config["eos_token_id"] == 2
-    assert identifier_tokens(base, used=torch.tensor([43]), count=3) == (40, 41, words)
+    assert unused_tokens(base, used=torch.tensor([43])) == [40, 41]
+    ranker = _untrained(settings, identifiers="unused")
+    words = len(next(base.embedding.parameters()))
+    assert ranker.config.identifiers == (40, 41, 43, words)
+    assert torch.pdist(ranker.identifier_inputs.detach()).min() > 0.1
 
 
 def test_it_learns_which_candidate_came_next(settings: LanguageModel) -> None:
