@@ -58,6 +58,7 @@ class Provenance(_Part):
     packages: dict[str, str]
     train_seconds: float
     parents: dict[str, str] = {}
+    final_fit_of: str | None = None  # the evaluated twin of a version that was fitted to all events, test events too
 
 
 class Manifest(_Part):

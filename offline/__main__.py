@@ -20,6 +20,7 @@ from offline.compare import command as comparison_of_families
 from offline.compare.settings import Settings, data_of
 from offline.comparison import EXPERIMENTS, as_text, is_better, order_drops, record_final, side_by_side, verdict
 from offline.datasets.statistics import describe
+from offline.final_fit import evaluated_twin
 from offline.pipeline import run
 from offline.processes import this_process
 from offline.run_config import RunConfig
@@ -65,9 +66,11 @@ def _run(arguments: argparse.Namespace, store: ModelStore, workspace: Workspace)
 def _activate(version: str, store: ModelStore, workspace: Workspace, *, only_if_better: bool) -> None:
     live = store.labels().live
     if only_if_better and live is not None and live != version:
+        # A final fit stands for its twin: it has seen the events that the two would be measured on.
+        measured, base = evaluated_twin(version, store), evaluated_twin(live, store)
         table = side_by_side(
-            [version, live],
-            base=live,
+            [measured, base],
+            base=base,
             subset="validation",
             store=store,
             workspace=workspace,

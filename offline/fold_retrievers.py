@@ -15,7 +15,7 @@ from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch, QueryEncoder
 from offline import families
 from offline.recipe import Recipe
-from offline.sequences import Queries, SequenceDataset
+from offline.sequences import SequenceDataset
 from offline.training_split import catalog_of, histories_of
 
 
@@ -72,15 +72,5 @@ def without_users(dataset: SequenceDataset, users: npt.NDArray[np.int64]) -> Seq
         dataset,
         catalog=catalog_of(dataset.items, train),
         train=histories_of(train),
-        validation=_chosen(dataset.validation, kept),
-    )
-
-
-def _chosen(queries: Queries, kept: npt.NDArray[np.int64]) -> Queries:
-    return Queries(
-        histories=queries.histories.select(kept.tolist()),
-        targets=queries.targets[kept],
-        users=queries.users[kept],
-        weights=None if queries.weights is None else queries.weights[kept],
-        seen=None if queries.seen is None else queries.seen.select(kept.tolist()),
+        validation=dataset.validation.select(kept.tolist()),
     )

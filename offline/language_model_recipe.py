@@ -36,6 +36,8 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
     targets_per_user: of encoders that give one vector per history, targets drawn of each user in each epoch.
     """
 
+    reads_text = True
+
     max_text_tokens: PositiveInt = 48
     prompt: str = "Items in the order they were chosen, oldest first:\n"
     max_history: PositiveInt = 50

@@ -7,6 +7,7 @@ is learnt beside it is to lean on it too much (stacking's remedy: Wolpert, 1992,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -107,9 +108,9 @@ def _fitted_without(
     encoder.items.load_state_dict(start.encoder.items.state_dict())
     encoder.items.requires_grad_(False)
     seen = (~left_U).nonzero().flatten()
-    validation = Validation(_of_users(dataset.validation, seen), exclude_seen=dataset.exclude_seen)
+    validation = Validation.of(replace(dataset, validation=_of_users(dataset.validation, seen)))
     fit(
-        NextItem(encoder),
+        NextItem(encoder, cold_N=dataset.cold_items),
         training_windows(dataset.train.select(seen.tolist()), encoder.max_history),
         plan=plan,
         validate=lambda: validation.ndcg10(encoder, encoder.item_vectors_ND),
@@ -122,4 +123,4 @@ def _fitted_without(
 
 def _of_users(queries: Queries, users: Tensor) -> Queries:
     chosen = torch.isin(torch.from_numpy(queries.users), users).nonzero().flatten().tolist()
-    return Queries(queries.histories.select(chosen), queries.targets[chosen], queries.users[chosen])
+    return queries.select(chosen)

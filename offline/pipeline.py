@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version as package_version
 
 from model_store.bundle import Bundle
 from model_store.manifest import Provenance
 from model_store.store import ModelStore
 from offline import datasets, evaluation
+from offline.final_fit import final_fit
 from offline.finishing import finished
 from offline.processes import as_main_says, measuring_device, this_process
 from offline.recipe import Recipe, TrainedModel
@@ -28,8 +30,31 @@ def run(config: RunConfig, *, store: ModelStore, workspace: Workspace) -> str:
 
     A run that has been published with the same data, recipe and parents is not trained again. Under
     `accelerate launch` all processes train; the main one stages and publishes while the others wait.
+    With `final_fit` the version returned is the one that ships, fitted to all events after its twin was measured.
     """
-    data = split(datasets.load(config.data), config.protocol)
+    interactions = datasets.load(config.data)
+    data = split(interactions, config.protocol)
+    made = _evaluated(config, data, store=store, workspace=workspace)
+    if not config.final_fit:
+        return made.version
+    return final_fit(
+        config.recipe,
+        interactions,
+        data.dataset,
+        twin=store.manifest(made.version),
+        log=made.log,
+        store=store,
+        workspace=workspace,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    version: str
+    log: dict[str, object]
+
+
+def _evaluated(config: RunConfig, data: Split, *, store: ModelStore, workspace: Workspace) -> _Made:
     names = parent_versions(config.recipe, store=store, split_fingerprint=data.dataset.split_fingerprint)
     fingerprint = config.fingerprint(split_fingerprint=data.dataset.split_fingerprint, parents=names)
     checkpoints = workspace.run_folder(config.name, fingerprint)
@@ -38,7 +63,7 @@ def run(config: RunConfig, *, store: ModelStore, workspace: Workspace) -> str:
     this_process().wait_for_everyone()
     if done is not None and done in store.list_names():
         logger.info("%s: already published as %s", config.name, done)
-        return done
+        return _Made(done, workspace.log_of(checkpoints))
     parents = {role: store.open(version) for role, version in names.items()}
     started = time.perf_counter()
     trained = finished(config.recipe.train(data.dataset, checkpoints, parents), config.recipe, data.dataset)
@@ -50,7 +75,8 @@ def run(config: RunConfig, *, store: ModelStore, workspace: Workspace) -> str:
         provenance = _provenance(config, data, parents=names, seconds=seconds)
         version = _publish(trained, data, store=store, provenance=provenance)
         workspace.mark_published(checkpoints, version, log=trained.log)
-    return as_main_says(version)
+    version = as_main_says(version)
+    return _Made(version, workspace.log_of(checkpoints))
 
 
 def _provenance(config: RunConfig, data: Split, *, parents: dict[str, str], seconds: float) -> Provenance:

@@ -5,6 +5,8 @@ Post-hoc logit adjustment (Menon et al., 2021, "Long-tail learning via logit adj
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,8 +19,10 @@ from offline.validation import Validation
 STRENGTHS = (0.0, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 
 
-def debiased(parts: BundleParts, dataset: SequenceDataset) -> tuple[BundleParts, dict[str, object]]:
-    """The bundle with the offsets, and figures for the log.
+def debiased(
+    parts: BundleParts, dataset: SequenceDataset, *, chosen: Mapping[str, object] | None = None
+) -> tuple[BundleParts, dict[str, object]]:
+    """The bundle with the offsets, and figures for the log. chosen: a log whose strength is kept.
 
     A strength of 1 takes away one deviation of the scores per deviation of log popularity; of the best the smallest,
     and 0 means that validation is best served without.
@@ -28,6 +32,10 @@ def debiased(parts: BundleParts, dataset: SequenceDataset) -> tuple[BundleParts,
     popularity_N = torch.from_numpy(np.log1p(dataset.catalog.popularity)).float()
     trained = torch.from_numpy(dataset.trained_items)
     unit_N = popularity_N * _ratio(scores_QN[:, trained], popularity_N[trained])
+    if chosen is not None:
+        kept = chosen["popularity_strength"]
+        assert isinstance(kept, float)
+        return with_offsets(parts, -kept * unit_N), {"popularity_strength": kept}
     figures = {s: validation.ndcg10_of_scores(scores_QN - s * unit_N) for s in STRENGTHS}
     best = max(figures, key=lambda strength: (figures[strength], -strength))
     log: dict[str, object] = {

@@ -37,8 +37,8 @@ class Recipe(BaseModel, ABC):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    knows_items_by_id: ClassVar[bool] = False  # it has no vector for an item that training never saw
     reranks: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = False  # training does: `item_text` is part of what it depends on
 
     seed: int = 0
     item_text: str = "{title} ({year}) | {categories}"
@@ -93,6 +93,23 @@ class Recipe(BaseModel, ABC):
     def parent_references(self) -> dict[str, str]:
         """Role -> version, or `run:NAME` for the newest version of that run: what `train` gets as `parents`."""
         return {}
+
+    @property
+    def knows_items_by_id(self) -> bool:
+        """Whether it has no vector of its own for an item that training never saw."""
+        return False
+
+    @property
+    def refits(self) -> bool:
+        """Whether `refitted` can tell all that was chosen; else a run cannot ask for `final_fit`."""
+        return False
+
+    def refitted(self, log: Mapping[str, object]) -> Self:
+        """The recipe that trains as this one was found best to, and chooses nothing. log: of that training."""
+        plan, best = getattr(self, "fit", None), log.get("best_epoch")
+        if plan is None:
+            return self
+        return self.model_copy(update={"fit": plan.model_copy(update={"stop_after": best})})
 
     @abstractmethod
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:

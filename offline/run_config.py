@@ -29,12 +29,16 @@ class _File(BaseModel):
     protocol: Protocol
     data: DataConfig
     recipe: dict[str, Any]
+    final_fit: bool = False
     tune: dict[str, list[Any]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """name: the run file's name without its ending. tune: dotted recipe key -> values to draw from."""
+    """name: the run file's name without its ending. tune: dotted recipe key -> values to draw from.
+
+    final_fit: after the evaluation, what ships is fitted again, to all events, as long as was found best.
+    """
 
     name: str
     family: str
@@ -42,6 +46,7 @@ class RunConfig:
     data: DataConfig
     recipe: Recipe
     tune: dict[str, list[Any]]
+    final_fit: bool = False
 
     @classmethod
     def load(cls, file: Path) -> RunConfig:
@@ -67,6 +72,7 @@ class RunConfig:
             data=parsed.data,
             recipe=section,
             tune=parsed.tune,
+            final_fit=parsed.final_fit,
             said_by=file,
         )
 
@@ -80,10 +86,18 @@ class RunConfig:
         data: DataConfig,
         recipe: dict[str, Any],
         tune: dict[str, list[Any]],
+        final_fit: bool = False,
         said_by: Path | None = None,
     ) -> RunConfig:
         """A run from its parts; said_by: the file that refusals name."""
-        config = cls(name, family, protocol, data, _recipe(said_by or Path(name), family, recipe), tune)
+        said_by = said_by or Path(name)
+        checked = _recipe(said_by, family, recipe)
+        if final_fit and not checked.refits:
+            raise RunRefused(
+                f"{said_by}: final_fit = true with recipe.family = {family!r}: what this recipe chooses on validation "
+                "beside the number of epochs cannot be carried over; set final_fit = false"
+            )
+        config = cls(name, family, protocol, data, checked, tune, final_fit)
         for key, values in config.tune.items():
             for value in values:
                 config.varied({key: value})
@@ -109,11 +123,21 @@ class RunConfig:
 
     def fingerprint(self, *, split_fingerprint: str, parents: dict[str, str]) -> str:
         """12 hex digits over everything that the trained weights depend on; names the checkpoint folder."""
-        parts: list[object] = [self.family, self.recipe.model_dump(mode="json"), split_fingerprint, parents]
+        # Keys that came later and are not used say nothing: what was trained before them is still that.
+        unused = {key for key in ("item_text", "cold_start", "popularity_debiasing") if self._is_unused(key)}
+        recipe = self.recipe.model_dump(mode="json", exclude=unused)
+        if isinstance(recipe.get("fit"), dict) and recipe["fit"].get("stop_after") is None:
+            recipe["fit"].pop("stop_after", None)
+        parts: list[object] = [self.family, recipe, split_fingerprint, parents]
         # Choices on validation depend on it, and the split does not. Only said where it is not the default.
         parts += [] if self.data.exclude_seen else ["seen items kept"]
         text = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def _is_unused(self, key: str) -> bool:
+        if key == "item_text":
+            return not self.recipe.reads_text and self.recipe.cold_start == "none"
+        return bool(getattr(self.recipe, key) == type(self.recipe).model_fields[key].default)
 
 
 def _recipe(file: Path, family: str, section: dict[str, Any]) -> Recipe:

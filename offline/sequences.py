@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,15 @@ class Queries:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def select(self, indices: Sequence[int]) -> Queries:
+        return Queries(
+            self.histories.select(indices),
+            self.targets[indices],
+            self.users[indices],
+            None if self.weights is None else self.weights[indices],
+            None if self.seen is None else self.seen.select(indices),
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

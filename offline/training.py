@@ -41,6 +41,8 @@ class FitPlan(BaseModel):
     small transformers. `patience` counts evaluations without a better mean.
     decay: the learning rate falls in a straight line to 0, after the warm-up, at the end of `epochs` or `minutes`,
     whichever comes first; a run that ends earlier (`patience`) ends above 0.
+    stop_after: trains exactly so many epochs and judges nothing: the last `average` checkpoints are kept, whatever
+        validation says. What a final fit sets.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +60,11 @@ class FitPlan(BaseModel):
     evaluate_every: PositiveInt = 3
     patience: PositiveInt = 8
     average: PositiveInt = 3
+    stop_after: PositiveInt | None = None
+
+    @property
+    def last_epoch(self) -> int:
+        return self.epochs if self.stop_after is None else self.stop_after
 
     def after_step(self, objective: Objective, progress: Progress, *, loss: float) -> None:
         """Nothing here; a plan that watches a training looks now. It must leave weights and random state as they are.
@@ -114,10 +121,11 @@ def fit(
                 f"{stage}: the loss is {loss} in epoch {progress.epoch}; lower recipe.{stage}.learning_rate, or set "
                 f"recipe.{stage}.clip"
             )
-        out_of_time = plan.minutes is not None and progress.seconds >= 60 * plan.minutes
-        last = out_of_time or progress.epoch >= plan.epochs
+        out_of_time = plan.minutes is not None and plan.stop_after is None and progress.seconds >= 60 * plan.minutes
+        last = out_of_time or progress.epoch >= plan.last_epoch
         if last or progress.epoch % plan.evaluate_every == 0:
-            figure = as_main_says(validate())
+            # Without a judge every checkpoint is better than the one before it, so the last ones are kept.
+            figure = as_main_says(validate() if plan.stop_after is None else float(progress.epoch))
             progress.judge(objective, figure, loss=loss, average=plan.average, figures=objective.figures())
             progress.done = last or progress.since_best >= plan.patience
             accelerator.log({"loss": loss, f"validation_{measure}": figure}, step=progress.steps)

@@ -40,16 +40,28 @@ def resolve(reference: str, store: ModelStore) -> Row:
     """
     if not reference.startswith("run:"):
         manifest = store.manifest(reference)
+        check_evaluated(manifest)
         return Row(reference, (manifest,))
     name = reference.removeprefix("run:")
     run, _, seed = name.partition("@")
     newest: dict[int, Manifest] = {}
     for manifest in store.list():
-        if manifest.provenance.run == run and seed in ("", str(manifest.provenance.seed)):
-            newest[manifest.provenance.seed] = manifest
+        provenance = manifest.provenance
+        if provenance.run == run and provenance.final_fit_of is None and seed in ("", str(provenance.seed)):
+            newest[provenance.seed] = manifest
     if not newest:
         raise RunRefused(f"{reference}: the store has no version of that run")
     return Row(name, tuple(newest[seed] for seed in sorted(newest)))
+
+
+def check_evaluated(manifest: Manifest) -> None:
+    """RunRefused for a final fit: nothing can be measured on events that it was fitted to."""
+    twin = manifest.provenance.final_fit_of
+    if twin is not None:
+        raise RunRefused(
+            f"{manifest.version} was fitted to all events, test events too: it is no row of a comparison. Its figures "
+            f"are those of {twin}"
+        )
 
 
 @lru_cache(maxsize=8)
@@ -60,6 +72,7 @@ def load_split(data: DataConfig, protocol: Protocol) -> Split:
 
 def split_of(manifest: Manifest) -> Split:
     """The data that a version was fitted to, loaded again; RunRefused when it is not the same any more."""
+    check_evaluated(manifest)
     provenance = manifest.provenance
     try:
         config: DataConfig = TypeAdapter(DataConfig).validate_python(provenance.data)

@@ -29,6 +29,11 @@ class Workspace:
         file = run_folder / "published.json"
         return str(json.loads(file.read_text())["version"]) if file.exists() else None
 
+    def log_of(self, run_folder: Path) -> dict[str, object]:
+        """The training log of a published run."""
+        log: dict[str, object] = json.loads((run_folder / "published.json").read_text())["log"]
+        return log
+
     def mark_published(self, run_folder: Path, version: str, *, log: dict[str, object]) -> None:
         """Keeps the training log and drops the checkpoints."""
         fresh = run_folder / "published.new"

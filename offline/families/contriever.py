@@ -106,6 +106,10 @@ class Recipe(LanguageModelRecipe):
     def parent_references(self) -> dict[str, str]:
         return {} if self.items_from is None else {"items_from": self.items_from}
 
+    @property
+    def refits(self) -> bool:
+        return True
+
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
         torch.manual_seed(self.seed)
         base = self.lm.open()

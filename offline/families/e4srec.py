@@ -48,8 +48,6 @@ class Recipe(LanguageModelRecipe):
     `distillation` as the weight: few layers match many (SLMRec, Xu et al., 2024).
     """
 
-    knows_items_by_id = True
-
     items_from: str
     history_input: Literal["id", "text_vector", "sum", "tokens+id"] = "sum"
     item_input: Literal["vector", "vocabulary"] = "vector"
@@ -90,6 +88,14 @@ class Recipe(LanguageModelRecipe):
 
     def parent_references(self) -> dict[str, str]:
         return {"items_from": self.items_from} | ({} if self.teacher is None else {"teacher": self.teacher})
+
+    @property
+    def knows_items_by_id(self) -> bool:
+        return True
+
+    @property
+    def refits(self) -> bool:
+        return not self.residual  # beta is chosen on validation
 
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
         torch.manual_seed(self.seed)

@@ -28,11 +28,17 @@ class Recipe(offline.recipe.Recipe):
     is exact up to 3,000 items and 1,024 above. Nothing is drawn: `seed` changes nothing.
     """
 
-    knows_items_by_id = True
-
     lam: PositiveFloat = 200.0
     tau: PositiveFloat | None = 10.0
     rank: PositiveInt | None = None
+
+    @property
+    def knows_items_by_id(self) -> bool:
+        return True
+
+    @property
+    def refits(self) -> bool:
+        return True
 
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:  # noqa: ARG002
         items = len(dataset.catalog)

@@ -102,6 +102,14 @@ class Recipe(LanguageModelRecipe):
     def parent_references(self) -> dict[str, str]:
         return {"items_from": self.items_from}
 
+    @property
+    def knows_items_by_id(self) -> bool:
+        return self.space == "sasrec" or self.item_tower == "id"
+
+    @property
+    def refits(self) -> bool:
+        return not self.residual  # beta is chosen on validation
+
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
         torch.manual_seed(self.seed)
         start = parents["items_from"]
@@ -205,6 +213,7 @@ class Recipe(LanguageModelRecipe):
             largest_scale=100.0 if self.space == "common" else None,
             distillation=Distillation(sequence, weight=weight, allowed_N=trained_N) if weight else None,
             sequence=sequence,
+            cold_N=dataset.cold_items,
         )
 
     @property

@@ -35,8 +35,6 @@ class Recipe(offline.recipe.Recipe):
     `distillation` as the weight (DLLM2Rec, Cui et al., 2024, the idea; the loss is offline/distillation.py).
     """
 
-    knows_items_by_id = True
-
     dim: PositiveInt = 64
     blocks: PositiveInt = 2
     heads: PositiveInt = 2
@@ -59,6 +57,14 @@ class Recipe(offline.recipe.Recipe):
 
     def parent_references(self) -> dict[str, str]:
         return {} if self.teacher is None else {"teacher": self.teacher}
+
+    @property
+    def knows_items_by_id(self) -> bool:
+        return True
+
+    @property
+    def refits(self) -> bool:
+        return True
 
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
         torch.manual_seed(self.seed)
