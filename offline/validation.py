@@ -60,17 +60,26 @@ class Validation:
         weights_Q = torch.ones(len(gains_Q)) if self.weights is None else self.weights
         return float(gains_Q.double() @ weights_Q.double() / weights_Q.sum())
 
+    def open_scores(self, scores_QN: Tensor) -> Tensor:
+        """A copy, with -inf at what may not be found: cold items, and seen ones where they are removed."""
+        found_QN = scores_QN.clone()
+        self._close(found_QN, self.seen)
+        return found_QN
+
+    def _close(self, scores_BN: Tensor, seen: HistoryBatch) -> None:
+        if self.exclude_seen:
+            users = torch.repeat_interleave(torch.arange(len(seen)), seen.lengths)
+            scores_BN[users, seen.rows.long()] = float("-inf")
+        if self.cold_N is not None:
+            scores_BN[:, self.cold_N] = float("-inf")
+
     def gains_of_scores(self, scores_XN: Tensor, chosen_X: Tensor) -> Tensor:
         """float32 [X]: of the queries chosen_X, each one's share of NDCG@10; scores float32 [X, N] are written into."""
         return self._gains(scores_XN, self.seen.select(chosen_X.tolist()), self.targets[chosen_X])
 
     def _gains(self, scores_BN: Tensor, seen: HistoryBatch, targets_B: Tensor) -> Tensor:
         target_B1 = scores_BN.gather(1, targets_B[:, None])
-        if self.exclude_seen:
-            users = torch.repeat_interleave(torch.arange(len(seen)), seen.lengths)
-            scores_BN[users, seen.rows.long()] = float("-inf")
-        if self.cold_N is not None:
-            scores_BN[:, self.cold_N] = float("-inf")
+        self._close(scores_BN, seen)
         rows_N = torch.arange(scores_BN.shape[1], device=scores_BN.device)
         ahead_BN = (scores_BN > target_B1) | ((scores_BN == target_B1) & (rows_N < targets_B[:, None]))
         rank_B = 1 + ahead_BN.sum(1)

@@ -143,3 +143,12 @@ def test_families_that_read_text_are_refused() -> None:
     assert Ease(cold_start="regression").cold_start == "regression"
     with pytest.raises(ValidationError, match="item text knows"):
         Ease(item_text="{nothing}")
+
+
+def test_unknown_items_are_shown_as_often_as_they_are_chosen(data: Split, parts: BundleParts) -> None:
+    _, log = place_cold_items(parts, data.dataset, template=TEMPLATE)
+    shown = log["cold_share_of_10_by_cold_offset"]
+    assert isinstance(shown, dict)
+    shares = list(shown.values())
+    assert shares == sorted(shares)  # a higher offset shows more
+    assert min(abs(share - 0.1) for share in shares) < 0.05
