@@ -25,7 +25,7 @@ from offline.fold_retrievers import fold_retrievers, retriever_recipe
 from offline.language_model_recipe import LanguageModelRecipe
 from offline.language_models import save_adapter
 from offline.mined_candidates import MinedTarget, draw_prompts, mine
-from offline.ranked_parts import pointwise_ranker, ranked_parts
+from offline.ranked_parts import pointwise_controls, pointwise_ranker, ranked_parts
 from offline.recipe import TrainedModel
 from offline.reranking import RerankingProblem, best_ndcg10, choose_weight
 from offline.sequences import SequenceDataset
@@ -110,7 +110,8 @@ class Recipe(LanguageModelRecipe):
         if self.ranker == "pointwise":
             ranker = pointwise_ranker(parents["vectors_from"], window=self.window)
             log = choose_weight(problem, ranker)
-            return TrainedModel(ranked_parts(dataset, retriever, ranker=ranker), log=log)
+            parts = ranked_parts(dataset, retriever, ranker=ranker)
+            return TrainedModel(replace(parts, ranker_controls=pointwise_controls(ranker)), log=log)
         return self._verbalizer(dataset, checkpoints, retriever=retriever, problem=problem)
 
     def _verbalizer(
