@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -19,11 +19,14 @@ from offline.golden_histories import golden_histories
 from offline.initial_weights import initialise
 from offline.objectives import NextItem
 from offline.recipe import TrainedModel
+from offline.sampled_softmax import SampledNextItem, negative_shares
 from offline.sequences import SequenceDataset
 from offline.teachers import WEIGHT, check_teaching, taught_by
 from offline.training import FitPlan, fit
 from offline.validation import Validation
 from offline.windows import training_windows
+
+NEGATIVES = 2_048
 
 
 class Recipe(offline.recipe.Recipe):
@@ -33,6 +36,8 @@ class Recipe(offline.recipe.Recipe):
 
     teacher: a version (of a language model, say) whose best items this one learns to rank likewise, with
     `distillation` as the weight (DLLM2Rec, Cui et al., 2024, the idea; the loss is offline/distillation.py).
+
+    softmax: `sampled` scores `negatives` drawn items in each step instead of all: for about 200,000 items and up.
     """
 
     dim: PositiveInt = 64
@@ -42,6 +47,8 @@ class Recipe(offline.recipe.Recipe):
     max_history: PositiveInt = 100
     teacher: str | None = None
     distillation: PositiveFloat = WEIGHT
+    softmax: Literal["full", "sampled"] = "full"
+    negatives: PositiveInt = NEGATIVES
     fit: FitPlan = FitPlan()
 
     @model_validator(mode="after")
@@ -53,6 +60,20 @@ class Recipe(offline.recipe.Recipe):
     @model_validator(mode="after")
     def _somebody_teaches(self) -> Self:
         check_teaching(self.teacher, self.distillation)
+        return self
+
+    @model_validator(mode="after")
+    def _possible_softmax(self) -> Self:
+        if self.softmax == "full" and self.negatives != NEGATIVES:
+            raise ValueError(
+                f'negatives = {self.negatives} are drawn by softmax = "sampled" alone, and softmax = "full" scores all '
+                'items: set softmax = "sampled", or leave negatives out'
+            )
+        if self.softmax == "sampled" and self.teacher is not None:
+            raise ValueError(
+                'softmax = "sampled" scores drawn items, teacher needs the scores of its best ones: '
+                'set softmax = "full", or leave teacher out'
+            )
         return self
 
     def parent_references(self) -> dict[str, str]:
@@ -84,6 +105,10 @@ class Recipe(offline.recipe.Recipe):
             parents.get("teacher"), windows, dataset=dataset, weight=self.distillation, checkpoints=checkpoints
         )
         objective = NextItem(encoder, distillation=distillation, cold_N=dataset.cold_items)
+        if self.softmax == "sampled":
+            events_N = torch.from_numpy(dataset.catalog.popularity)
+            shares_N = negative_shares(events_N, torch.from_numpy(dataset.cold_items))
+            objective = SampledNextItem(encoder, shares_N=shares_N, negatives=self.negatives)
         validation = Validation.of(dataset)
         progress = fit(
             objective,

@@ -36,6 +36,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "sasrec": [
         {"dim": 8, "max_history": 16, "fit": FIT},
         {"dim": 8, "max_history": 12, "fit": FIT, "teacher": "v"},
+        {"dim": 8, "max_history": 16, "fit": FIT, "softmax": "sampled", "negatives": 12},
     ],
     "e4srec": [
         {"history_input": "id"},
@@ -202,6 +203,7 @@ class Killed(Exception):
     [
         ("sasrec", 0),
         ("sasrec", 1),
+        ("sasrec", 2),
         ("e4srec", 1),
         ("contriever", 2),
         ("contriever", 4),

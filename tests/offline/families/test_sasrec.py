@@ -32,6 +32,8 @@ def test_the_item_table_shows_in_the_golden_queries(
 @pytest.mark.parametrize(
     ("wrong", "named"),
     [
+        ({"negatives": 5}, r'negatives = 5.*softmax = "full"'),
+        ({"softmax": "sampled", "teacher": "v"}, r'softmax = "sampled".*teacher'),
         ({"distillation": 0.3}, r"distillation = 0\.3.*teacher"),
         ({"dim": 50, "heads": 4}, "dim = 50"),
         ({"dropout": 1.0}, "dropout"),
