@@ -14,10 +14,12 @@ SCORER = ""  # the family of a row that is no bundle
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """variant: in words. changes: recipe keys beside where the family starts; dropped: keys that it does not write.
+    """variant: in words. changes: recipe keys beside where the family starts; dropped: keys that it does not write;
+    bare: it writes nothing but its changes (it trains nothing).
     parents: recipe key -> arm (or arms) whose version of the same seed it names; "sasrec@1" is the next seed's.
     seeds: at most, on the warm protocol (1 where nothing is drawn). beside: the arm whose own seed it adds to.
     twin: the arm with random weights that it must beat. train_minutes: None for a training with a budget.
+    parts: how many units share the ranking of its test events.
     """
 
     name: str
@@ -27,6 +29,7 @@ class Arm:
     llm: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    bare: bool = False
     parents: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     seeds: int = 5
     where: tuple[Where, ...] = ("warm",)
@@ -34,6 +37,7 @@ class Arm:
     twin: str | None = None
     train_minutes: float | None = None
     score_minutes: float = 1.0
+    parts: int = 1
 
     @property
     def is_bundle(self) -> bool:

@@ -13,17 +13,19 @@ import numpy as np
 
 from offline.claims.probe_runs import read_runs
 from offline.compare.arm import Arm
+from offline.compare.arms import BY_NAME
 from offline.compare.scores import read_meta
 from offline.compare.settings import Settings
 
 Minutes = dict[tuple[str, str], float]
 K = TypeVar("K")
+RANK_MINUTES = 80.0  # until one was measured
 
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """Mean minutes of what is there. trained, scored: by (arm, protocol). order, probe: by arm, of shuffled histories
-    and of one training of the probe.
+    """Mean minutes of what is there. trained, scored: by (arm, protocol). By arm: order, of shuffled histories; probe,
+    of one training of the probe; ranked, of all test events one by one.
     """
 
     minutes: float
@@ -31,6 +33,7 @@ class Estimates:
     scored: Minutes
     order: dict[str, float]
     probe: dict[str, float]
+    ranked: dict[str, float]
 
     @classmethod
     def of(cls, settings: Settings) -> Estimates:
@@ -43,26 +46,50 @@ class Estimates:
             scored[meta.arm, meta.protocol].append(meta.score_seconds / 60)
             if meta.train_seconds is not None:
                 trained[meta.arm, meta.protocol].append(meta.train_seconds / 60)
-        return cls(settings.minutes, _means(trained), _means(scored), _order(settings.report), _probe(settings.report))
+        return cls(
+            settings.minutes,
+            _means(trained),
+            _means(scored),
+            _order(settings.report),
+            _probe(settings.report),
+            _ranked(settings.report),
+        )
 
     def train(self, arm: Arm, protocol: str) -> float:
         otherwise = self.minutes if arm.train_minutes is None else arm.train_minutes
         return _known(self.trained, arm, protocol, otherwise=otherwise)
+
+    def rank(self, arm: Arm) -> float:
+        """Of all test events, by a ranker."""
+        return self.ranked.get(arm.name, RANK_MINUTES)
 
     def score(self, arm: Arm, protocol: str) -> float:
         return _known(self.scored, arm, protocol, otherwise=arm.score_minutes)
 
 
 def _known(known: Minutes, arm: Arm, protocol: str, *, otherwise: float) -> float:
-    """Of the same protocol, else of another one (sizes are alike), else the given figure."""
+    """Of the same protocol, else of another one (sizes are alike), else of the family's other arms, else as given."""
     if (arm.name, protocol) in known:
         return known[arm.name, protocol]
-    elsewhere = [minutes for (name, _), minutes in known.items() if name == arm.name]
-    return mean(elsewhere) if elsewhere else otherwise
+    for names in ({arm.name}, {name for name, other in BY_NAME.items() if other.family == arm.family}):
+        elsewhere = [minutes for (name, _), minutes in known.items() if name in names]
+        if elsewhere and arm.train_minutes is None:
+            return mean(elsewhere)
+    return otherwise
 
 
 def _means(found: Mapping[K, list[float]]) -> dict[K, float]:
     return {key: mean(values) for key, values in found.items()}
+
+
+def _ranked(report: Path) -> dict[str, float]:
+    """As long as requests took, one by one."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for file in sorted((report / "scores").glob("*.npz")):
+        meta = read_meta(file)
+        if meta is not None and meta.costs is not None:
+            found[meta.arm].append(meta.events * meta.costs.request_ms_p50 / 60_000)
+    return _means(found)
 
 
 def _order(report: Path) -> dict[str, float]:

@@ -12,13 +12,13 @@ from offline.compare.settings import LONGEST_UNIT, Settings
 from offline.run_config import RunRefused
 from offline.splits import Protocol
 
-Kind = Literal["tune", "train", "score", "order", "probe"]
+Kind = Literal["tune", "train", "rank", "score", "order", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
     """One piece of work. minutes: what it will take. needs: names of units that come first. trial: of a `tune`; rate:
-    of a `probe`.
+    of a `probe`. part: of the events, of a `rank`.
     """
 
     kind: Kind
@@ -29,12 +29,15 @@ class Unit:
     needs: frozenset[str] = frozenset()
     trial: int = 0
     rate: float | None = None
+    part: int | None = None
 
     @property
     def name(self) -> str:
         which = f"trial {self.trial}" if self.kind == "tune" else f"{self.protocol} seed {self.seed}"
         if self.rate is not None:
             which += f" rate {self.rate:g}"
+        if self.part is not None:
+            which += f" part {self.part + 1}"
         return f"{self.kind} {self.arm} {which}"
 
 

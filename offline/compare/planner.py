@@ -134,6 +134,10 @@ class _Planner:
 
     def _score(self, arm: Arm, protocol: Protocol, seed: int) -> None:
         needs = self._train(arm, protocol, seed) if arm.is_bundle else frozenset()
+        if arm.parts > 1:
+            minutes = self._estimates.rank(arm) / arm.parts
+            ranks = (Unit("rank", arm.name, protocol, seed, minutes, needs, part=part) for part in range(arm.parts))
+            needs |= frozenset(name for unit in ranks for name in self._add(unit))
         self._add(Unit("score", arm.name, protocol, seed, self._estimates.score(arm, protocol), needs))
 
     def _train(self, arm: Arm, protocol: Protocol, seed: int) -> frozenset[str]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from model_store.bundle import Bundle
 from offline.baselines import CHEAP_ROWS, cheap_rows
-from offline.cold_rows import cold_rows
+from offline.cold_rows import ITEM_TEXT, Random, TextNeighbours, cold_rows, tf_idf_of
 from offline.compare.scores import Ranks
+from offline.compare.starting_values import LM
 from offline.evaluation import query_vectors, rank_vectors
+from offline.item_text import item_texts
+from offline.language_models import LanguageModel
 from offline.metrics import EventScores
 from offline.protocol_figures import asks_cold, depth_of
 from offline.run_config import RunRefused
 from offline.score_matrix import Scorer, evaluate_scores
-from offline.sequences import Split
+from offline.sequences import SequenceDataset, Split
 
 TEST = "test"
 Ranked = Callable[..., EventScores]
@@ -41,17 +45,37 @@ def of_bundle(bundle: Bundle, data: Split) -> Rankings:
     return _rankings(ranked, data, twice=bundle.ranker is None)
 
 
-def of_scorer(name: str, data: Split) -> Rankings:
-    """A row that is no bundle, by its name. RunRefused when it cannot be had here."""
-    scorers: dict[str, Scorer] = cheap_rows(data.dataset) if name in CHEAP_ROWS else cold_rows(data.dataset)
-    if name not in scorers:
-        raise RunRefused(f"{name}: this row cannot be made here: its base model cannot be had")
-    scorer = scorers[name]
+def of_parts(scores: EventScores) -> Rankings:
+    """Of lists that were ranked a part at a time."""
+    return Rankings(scores, None, None)
+
+
+def of_scorer(name: str, data: Split, *, shared: Mapping[str, Any]) -> Rankings:
+    """A row that is no bundle, by its name. shared: what items are read as, and by which language model.
+
+    RunRefused when it cannot be had here.
+    """
+    scorer = _scorer(name, data.dataset, shared)
 
     def ranked(**how: object) -> EventScores:
         return evaluate_scores(scorer, data.test, **how)  # type: ignore[arg-type]
 
     return _rankings(ranked, data, twice=True)
+
+
+def _scorer(name: str, dataset: SequenceDataset, shared: Mapping[str, Any]) -> Scorer:
+    if name in CHEAP_ROWS:
+        return cheap_rows(dataset)[name]
+    template = shared.get("item_text", ITEM_TEXT)
+    if name == "random":
+        return Random(len(dataset.catalog))
+    if name == "tfidf-knn":
+        texts = item_texts(dataset.items, template)
+        return TextNeighbours(tf_idf_of(dataset, texts).vectors(texts))
+    rows = cold_rows(dataset, template=template, lm=LanguageModel.model_validate(LM | shared.get("lm", {})))
+    if name not in rows:
+        raise RunRefused(f"{name}: the base model of this row cannot be had here")
+    return rows[name]
 
 
 def _rankings(ranked: Ranked, data: Split, *, twice: bool) -> Rankings:

@@ -60,6 +60,8 @@ def _section(arm: Arm, settings: Settings, *, minutes: float) -> dict[str, Any]:
     """Later ones win: where the family starts, what goes for all arms, what makes this arm."""
     fields = families.recipe_class(arm.family).model_fields if arm.family in families.names() else {}
     section: dict[str, Any] = {}
+    if arm.bare:
+        return dict(arm.changes)
     for changes in (_kept(STARTS.get(arm.family, {}), arm), _kept(settings.shared, arm), arm.changes):
         for key, value in changes.items():
             if fields and key not in fields and changes is not arm.changes:

@@ -33,9 +33,22 @@ STARTS: dict[str, dict[str, Any]] = {
     "e4srec": LANGUAGE_MODEL | RESIDUAL | {"history_input": "sum", "train_items": False},
     "ilora": LANGUAGE_MODEL | RESIDUAL | {"history_input": "sum"},
     "contriever": LANGUAGE_MODEL | {"history_input": "text_vector", "item_training": "frozen"},
-    "llm2vec": LANGUAGE_MODEL | {"history_input": "text_vector"},
-    # Its answer is read off the head, which fits the last layer of the whole base alone.
-    "llamarec": {"lm": {"keep_layers": 30}, "validation_prompts": 200},
+    # One vector per history: an epoch reads a history once for each of its targets.
+    "llm2vec": LANGUAGE_MODEL
+    | {"history_input": "text_vector", "max_history": 50, "targets_per_user": 10, "fit": FIT | {"epochs": 4}},
+    # Its answer is read off the head, which fits the last of all layers alone; so few prompts are learnt from.
+    "llamarec": {
+        "item_text": "{title}",
+        "max_text_tokens": 8,
+        "prompt": "Chosen films:\n",
+        "answer_prompt": "Next:",
+        "max_history": 10,
+        "prompts": 900,
+        "validation_prompts": 150,
+        "dropout": 0.0,
+        "lm": {"keep_layers": 30},
+        "fit": FIT | {"batch": 8, "epochs": 1, "learning_rate": 5e-4, "warmup_steps": 10},
+    },
     "fused": {},
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from model_store.bundle import Bundle
@@ -17,9 +18,10 @@ from offline.compare.arms import BY_NAME
 from offline.compare.found_versions import FoundVersions
 from offline.compare.measuring import costs_of, neighbours_of
 from offline.compare.ordering import measure_order
+from offline.compare.parts import joined, part_file, rank_part
 from offline.compare.plan import Unit
 from offline.compare.probing import probe
-from offline.compare.rankings import of_bundle, of_scorer
+from offline.compare.rankings import of_bundle, of_parts, of_scorer
 from offline.compare.recipes import fingerprint
 from offline.compare.scores import ScoreMeta, SeedScores, read_meta, score_file
 from offline.compare.settings import Settings
@@ -42,6 +44,10 @@ def carry_out(unit: Unit, settings: Settings, *, store: ModelStore, workspace: W
     elif unit.kind == "train":
         if found.find(arm, unit.protocol, unit.seed) is None:
             _train(unit, arm, found, workspace)
+    elif unit.kind == "rank":
+        assert unit.part is not None
+        file = _part_files(unit, arm, found)[unit.part]
+        rank_part(_open(unit, arm, found), found.split(unit.protocol), file, part=unit.part, parts=arm.parts)
     elif unit.kind == "order":
         measure_order(arm, unit.seed, found)
     elif unit.kind == "probe":
@@ -77,11 +83,13 @@ def _score(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> 
     wins_P = None
     if arm.is_bundle:
         bundle = _open(unit, arm, found)
-        ranked, details = of_bundle(bundle, data), _details(bundle, data, workspace, with_neighbours=unit.seed == 0)
+        parts = _part_files(unit, arm, found)
+        ranked = of_bundle(bundle, data) if arm.parts == 1 else of_parts(joined(parts, data))
+        details = _details(bundle, data, workspace, with_neighbours=unit.seed == 0)
         if arm.name in TWINS and unit.protocol == settings.headline:
             wins_P = twin_wins(bundle, data.test, twin_events(data.dataset, data.test))
     else:
-        ranked = of_scorer(arm.name, data)
+        ranked = of_scorer(arm.name, data, shared=settings.shared)
     scores = ranked.scores
     meta = ScoreMeta(
         arm=arm.name,
@@ -104,6 +112,15 @@ def _score(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> 
         **details,
     )
     SeedScores(meta, scores.ranks, kept_E=ranked.kept_E, among_E=ranked.among_E, wins_P=wins_P).save(folder)
+    for file in _part_files(unit, arm, found) if arm.parts > 1 else ():
+        file.unlink(missing_ok=True)
+
+
+def _part_files(unit: Unit, arm: Arm, found: FoundVersions) -> list[Path]:
+    identity = fingerprint(arm, found.settings, seed=unit.seed, tuned=found.tuned)
+    split_fingerprint = found.split(unit.protocol).dataset.split_fingerprint[:6]
+    stem = f"{arm.name}.{unit.protocol}.{unit.seed}.{identity}-{split_fingerprint}"
+    return [part_file(found.settings.report, stem, part, arm.parts) for part in range(arm.parts)]
 
 
 def _open(unit: Unit, arm: Arm, found: FoundVersions) -> Bundle:

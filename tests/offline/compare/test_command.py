@@ -51,10 +51,11 @@ def test_killed_half_way_and_resumed_it_makes_the_same_page(
     settings_of: SettingsOf, plan_of: Callable[[Settings], Plan], world: Path, tmp_path: Path
 ) -> None:
     settings = settings_of("killed", arms=ARMS, protocols=("last-10",))
+    units = len(plan_of(settings).units)
     done_before_the_kill = _kill_after(7, settings, world, tmp_path / "b")
     said: list[str] = []
     assert _compare(settings, tmp_path / "b", said) == {}
-    assert len([line for line in said if re.match(r"\[\d+/\d+\] ", line)]) <= 18 - done_before_the_kill
+    assert len([line for line in said if re.match(r"\[\d+/\d+\] ", line)]) <= units - done_before_the_kill
     report = settings.report
     killed = (report / HTML).read_text()
     first = json.loads((report / JSON).read_text())
@@ -119,3 +120,22 @@ def test_a_plan_that_takes_too_long_is_refused_and_says_what_to_lower(settings_o
         _compare(settings_of(arms=ARMS, hours=0.1), tmp_path, said)
     assert said[0].startswith("tiny, last-10")
     assert list(settings_of().report.glob("*.html")) == []
+
+
+@pytest.mark.slow
+def test_rows_without_a_language_model_under_every_protocol(
+    settings_of: SettingsOf, plan_of: Callable[[Settings], Plan], tmp_path: Path
+) -> None:
+    settings = settings_of("every", arms=("tfidf-knn", "frozen-lm-knn", "random", "sasrec-regression"), seeds=1)
+    plan = plan_of(settings)
+    _all_at_once(settings, plan, tmp_path / "c")
+    found = json.loads((settings.report / JSON).read_text())
+    protocols = {row["protocol"] for row in found["rows"]}
+    assert protocols == {"last-10", "temporal", "cold-items-0", "cold-items-1", "cold-items-2"}
+    cold = {row["arm"]: row for row in found["cold"]}
+    assert {"popularity", "ease-recency", "tfidf-knn", "frozen-lm-knn", "random", "sasrec-regression"} <= set(cold)
+    assert cold["popularity"]["draws"] == 3
+    assert cold["tfidf-knn"]["against_nearest"] is None
+    assert 0 <= found["new_items"] <= 1
+    assert found["recommendation"]["llm"] is None
+    assert len(found["claims"]) == 13

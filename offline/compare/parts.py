@@ -1,0 +1,61 @@
+"""Rankings that take long, a part of the events at a time: a ranker reads every list with a language model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from model_store.bundle import Bundle
+from offline.evaluation import evaluate
+from offline.metrics import EventScores
+from offline.protocol_figures import depth_of
+from offline.sequences import Queries, Split
+
+
+def part_file(folder: Path, stem: str, part: int, parts: int) -> Path:
+    """stem: names what is ranked and by which recipe; a part of another one has another name."""
+    return folder / "parts" / f"{stem}.{part + 1}of{parts}.npz"
+
+
+def rank_part(bundle: Bundle, data: Split, file: Path, *, part: int, parts: int) -> None:
+    """The lists of one run of events, as the data set asks (seen items removed or not)."""
+    if file.exists():
+        return
+    chosen = np.array_split(np.arange(len(data.test)), parts)[part]
+    scores = evaluate(
+        bundle, select(data.test, chosen), seen_removed=data.dataset.exclude_seen, k=depth_of(data, "test")
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(".new.npz")
+    np.savez_compressed(fresh, allow_pickle=False, top_rows=scores.top_rows)
+    fresh.replace(file)
+
+
+def joined(files: list[Path], data: Split) -> EventScores:
+    """All parts, in order."""
+    tops = []
+    for file in files:
+        with np.load(file, allow_pickle=False) as saved:
+            tops.append(saved["top_rows"])
+    return EventScores.of(
+        data.test.users,
+        data.test.targets,
+        top_rows=np.concatenate(tops),
+        seen_removed=data.dataset.exclude_seen,
+        weights=data.test.weights,
+    )
+
+
+def select(queries: Queries, chosen: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Queries:
+    """The queries of these numbers."""
+    rows = chosen.tolist()
+    return replace(
+        queries,
+        histories=queries.histories.select(rows),
+        targets=queries.targets[chosen],
+        users=queries.users[chosen],
+        weights=None if queries.weights is None else queries.weights[chosen],
+        seen=None if queries.seen is None else queries.seen.select(rows),
+    )

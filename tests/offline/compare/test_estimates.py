@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from offline.compare.arms import BY_NAME
+from offline.compare.estimates import Estimates
+from offline.compare.scores import ScoreMeta, SeedScores
+from offline.compare.settings import Settings
+
+
+def test_known_costs_go_before_the_budget(settings_of: Callable[..., Settings]) -> None:
+    settings = settings_of(minutes=10.0)
+    for seed, seconds in ((0, 120.0), (1, 240.0)):
+        saved = ScoreMeta(
+            arm="e4srec",
+            family="e4srec",
+            variant="-",
+            protocol="last-10",
+            seed=seed,
+            fingerprint="-",
+            dataset="-",
+            dataset_fingerprint="-",
+            split_fingerprint="-",
+            seen_removed=True,
+            depth=20,
+            events=2,
+            users=1,
+            measured_at="-",
+            score_seconds=30.0,
+            train_seconds=seconds,
+        )
+        SeedScores(saved, np.array([1, 0], dtype=np.int32)).save(settings.report / "scores")
+    estimates = Estimates.of(settings)
+    assert estimates.train(BY_NAME["e4srec"], "last-10") == 3.0
+    assert estimates.train(BY_NAME["e4srec"], "temporal") == 3.0, "another protocol"
+    assert estimates.train(BY_NAME["e4srec-id"], "last-10") == 3.0, "another arm of the family"
+    assert estimates.train(BY_NAME["contriever"], "last-10") == 10.0, "nothing is known"
+    assert estimates.train(BY_NAME["ease"], "last-10") == BY_NAME["ease"].train_minutes
+    assert estimates.score(BY_NAME["e4srec"], "last-10") == pytest.approx(0.5)
