@@ -18,6 +18,7 @@ TIMED = 200  # histories, one by one
 WARM_UP = 5
 INDEX_FILE = "items.faiss"
 NEIGHBOURS = 5
+NOTHING = 1e-6
 
 
 def costs_of(bundle: Bundle, queries: Queries) -> Costs:
@@ -83,6 +84,8 @@ def neighbours_of(bundle: Bundle) -> dict[str, list[str]]:
         row = int(known[int(share * (len(known) - 1))])
         cosines_N = unit_ND @ unit_ND[row]
         cosines_N[row] = -np.inf
+        if cosines_N.max() < NOTHING:
+            return {}  # item vectors without angles: EASE's, at full rank
         nearest = np.lexsort((np.arange(len(cosines_N)), -cosines_N))[:NEIGHBOURS]
         found[titles[row]] = [titles[n] for n in nearest]
     return found

@@ -26,13 +26,15 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """new_items: share of test events under `temporal` whose item is new; None where that was not measured.
-    winners: arms with a language model whose advantage over the best row without one is claimed; best_without: that
-    row."""
+    winners: arms with a language model whose advantage over the best row without one is claimed; promising: those whose
+    interval lies above it while nothing may be claimed (few seeds, many contrasts); best_without: that row.
+    """
 
     candidates: tuple[Candidate, ...]
     new_items: float | None
     winners: tuple[str, ...]
     best_without: str | None
+    promising: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,12 @@ def _about_llm(evidence: Evidence, *, with_llm: bool, has_base: bool) -> str:
         return "Language models: none was measured."
     if not has_base or evidence.best_without is None:
         return "Language models: nothing without one was measured, so it is not known whether one is needed."
+    if not evidence.winners and evidence.promising:
+        names = ", ".join(evidence.promising)
+        return (
+            f"Language models: {names} stands above {evidence.best_without}, the best row without one, but not beyond "
+            "chance; more seeds would tell."
+        )
     if not evidence.winners:
         return f"Language models: none is better than {evidence.best_without}, the best row without one, beyond chance."
     names = ", ".join(evidence.winners)
@@ -119,6 +127,8 @@ def _about_llm(evidence: Evidence, *, with_llm: bool, has_base: bool) -> str:
 
 
 def _headline(choice: Candidate, evidence: Evidence, *, with_llm: bool, refused: bool) -> str:
+    if refused and evidence.promising:
+        return f"Deploy {choice.name} for now: a language model may be better, and that is not shown yet."
     if refused:
         return f"Do not deploy an LLM on this data: deploy {choice.name}."
     if not with_llm:

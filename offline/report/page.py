@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 
 from offline.compare.results import Results
-from offline.report import costs, differences, other_protocols, quality, record
+from offline.report import claims, costs, differences, other_protocols, quality, record
 from offline.report.blocks import Section
 from offline.report.summary import Tile, tiles
 from offline.report.whiskers import axis_of, axis_svg, row_svg
@@ -41,7 +41,7 @@ def page_of(results: Results) -> Page:
             quality.warm(results),
             differences.contrasts(results),
             costs.against_latency(results),
-            record.claims(results),
+            claims.claims(results),
             costs.training(results),
             costs.table(results),
             other_protocols.cold(results),
@@ -62,7 +62,7 @@ def as_html(page: Page) -> str:
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
     )
-    return environment.get_template("page.html").render(
+    html = environment.get_template("page.html").render(
         page=page,
         style=(HERE / "page.css").read_text(),
         kind_of=lambda block: type(block).__name__,
@@ -70,3 +70,5 @@ def as_html(page: Page) -> str:
         axis_svg=axis_svg,
         row_svg=row_svg,
     )
+    # A figure and its unit stay in one line.
+    return html.replace(" %", "\N{NO-BREAK SPACE}%")

@@ -1,54 +1,14 @@
-"""Sections that say what is claimed, what was reached, what is missing, and how the page was made."""
+"""Sections that say what was reached, what spaces mean, what is missing, and how the page was made."""
 
 from __future__ import annotations
 
-from offline.claims.claim import CLAIMS
+from offline.compare.arms import BY_NAME
 from offline.compare.results import Results
-from offline.report.blocks import Block, Bullets, Section, Table, Text
+from offline.report.blocks import Bullets, Section, Table, Text
 from offline.report.wording import MISSING, plural
 
 # Residual rows answer in the very matrix of what they stand beside: one space, shown once.
 SPACES = 6
-
-
-def claims(results: Results) -> Section:
-    if not results.claims:
-        rows = tuple((str(number), name, MISSING, MISSING, "not measured") for number, name in CLAIMS.items())
-        return Section(
-            "claims",
-            "The thirteen claims",
-            [Table(("", "claim", "contrast", "interval", "verdict"), rows, words=frozenset({0, 1, 2, 4}))],
-        )
-    cells = tuple(
-        (
-            str(c.number),
-            c.claim,
-            c.contrast,
-            MISSING if c.value is None else f"{c.value:+.4f} ({_signed(c.low)} to {_signed(c.high)})",
-            c.verdict,
-        )
-        for c in results.claims
-    )
-    blocks: list[Block] = [
-        Text(
-            "What the owner's brief says of the families, each with one primary contrast; above 0 speaks for the "
-            "claim. "
-            "Supported or contradicted only where the interval excludes 0, beyond chance among the claims "
-            "measured here."
-        ),
-        Table(
-            ("", "claim", "primary contrast", "95 % interval", "verdict"),
-            cells,
-            marked=frozenset(n for n, c in enumerate(results.claims) if c.verdict in ("supported", "contradicted")),
-            words=frozenset({0, 1, 2, 4}),
-        ),
-        Bullets(tuple(f"{c.number}: {c.sentence}" for c in results.claims)),
-    ]
-    return Section("claims", "The thirteen claims", blocks)
-
-
-def _signed(value: float | None) -> str:
-    return MISSING if value is None else f"{value:+.4f}"
 
 
 def targets(results: Results) -> Section:
@@ -57,7 +17,7 @@ def targets(results: Results) -> Section:
     return Section(
         "targets",
         "What it was meant to reach",
-        [Table(("", "target", "measured", ""), rows, words=frozenset({0, 1, 2, 3}))],
+        [Table(("what", "target", "measured", "reached"), rows, words=frozenset({0, 1, 2, 3}))],
     )
 
 
@@ -65,7 +25,8 @@ def neighbours(results: Results) -> Section:
     """Each distinct space once: what stands beside another row answers in that row's space."""
     spaces: dict[str, dict[str, list[str]]] = {}
     for arm, found in results.neighbours.items():
-        if found not in spaces.values() and len(spaces) < SPACES:
+        # A fusion has no space of its own, and a control's means nothing by design.
+        if BY_NAME[arm].role not in ("control", "fusion") and found not in spaces.values() and len(spaces) < SPACES:
             spaces[arm] = found
     titles = list(dict.fromkeys(title for found in spaces.values() for title in found))
     if not titles:

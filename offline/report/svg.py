@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 360, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 40
+LETTER = 5.6  # width of a label's letter, a little generous
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Axis:
 
 def _round_step(rough: float) -> float:
     power = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
-    return next((m * power for m in (1, 2, 2.5, 5) if m * power >= rough), 10 * power)
+    return next((m * power for m in (1, 2, 5) if m * power >= rough * 0.999), 10 * power)
 
 
 def short(value: float) -> str:
@@ -66,57 +67,96 @@ class Point:
 
 
 def scatter(points: Sequence[Point], x: Axis, y: Axis) -> str:
-    """Labels stand beside their points, moved down where two would lie upon each other."""
-    parts = [_frame(x, y)]
-    taken: list[tuple[float, float]] = []
-    for point in sorted(points, key=lambda p: -p.y):
-        at_x, at_y = _place(point.x, point.y, x, y)
-        parts.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="4.5" class="dot {point.css}"/>')
-        text_y, right = at_y + 3.5, at_x > WIDTH * 0.62
-        while any(abs(text_y - other_y) < 10.5 and abs(at_x - other_x) < 95 for other_x, other_y in taken):
-            text_y += 2
-        taken.append((at_x, text_y))
-        text_x, anchor = (at_x - 8, "end") if right else (at_x + 8, "start")
+    """Labels stand near their points, the first points' first; where there is no room a label is left out, and the
+    name is what a pointer over the point shows.
+    """
+    size = Size(HEIGHT + 90)
+    parts = [_frame(x, y, size)]
+    places = [size.place(point.x, point.y, x, y) for point in points]
+    taken = [Box(at_x - 5, at_y - 5, at_x + 5, at_y + 5) for at_x, at_y in places]
+    for point, (at_x, at_y) in zip(points, places, strict=True):
+        name = escape(point.label)
         parts.append(
-            f'<text x="{text_x:.1f}" y="{text_y:.1f}" text-anchor="{anchor}" class="label">{escape(point.label)}</text>'
+            f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="4" class="dot {point.css}"><title>{name}</title></circle>'
         )
-    return _svg(parts, f"{y.name} against {x.name}")
+        box = next((box for box in _boxes(point.label, at_x, at_y) if size.holds(box) and not _meets(box, taken)), None)
+        if box is not None:
+            taken.append(box)
+            parts.append(f'<text x="{box.left:.1f}" y="{box.bottom - 2:.1f}" class="label">{name}</text>')
+    return _svg(parts, f"{y.name} against {x.name}", size)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def _boxes(label: str, at_x: float, at_y: float) -> Iterator[Box]:
+    """Places for a label around a point, the nearest first."""
+    width = LETTER * len(label)
+    for down in (0, -9, 9, -16, 16, -24, 24):
+        for left in (at_x + 7, at_x - 7 - width) if abs(down) < 12 else (at_x - width / 2, at_x, at_x - width):
+            yield Box(left, at_y + down - 5, left + width, at_y + down + 6)
+
+
+def _meets(box: Box, others: Sequence[Box]) -> bool:
+    return any(
+        box.left < other.right and other.left < box.right and box.top < other.bottom and other.top < box.bottom
+        for other in others
+    )
 
 
 def lines(series: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], x: Axis, y: Axis) -> str:
     """series: (name, CSS class, points)."""
-    parts = [_frame(x, y)]
+    size = Size(HEIGHT)
+    parts = [_frame(x, y, size)]
     for name, css, points in series:
-        places = [_place(px, py, x, y) for px, py in points]
+        places = [size.place(px, py, x, y) for px, py in points]
         path = " ".join(f"{at_x:.1f},{at_y:.1f}" for at_x, at_y in places)
         parts.append(f'<polyline points="{path}" class="curve {css}"><title>{escape(name)}</title></polyline>')
         parts += [f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="1.8" class="spot {css}"/>' for at_x, at_y in places]
-    return _svg(parts, f"{y.name} over {x.name}")
+    return _svg(parts, f"{y.name} over {x.name}", size)
 
 
-def _place(px: float, py: float, x: Axis, y: Axis) -> tuple[float, float]:
-    across, up = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
-    return LEFT + across * x.share(px), HEIGHT - BOTTOM - up * y.share(py)
+@dataclass(frozen=True, slots=True)
+class Size:
+    """height: of the whole drawing."""
+
+    height: float
+
+    @property
+    def floor(self) -> float:
+        return self.height - BOTTOM
+
+    def place(self, px: float, py: float, x: Axis, y: Axis) -> tuple[float, float]:
+        across, up = WIDTH - LEFT - RIGHT, self.floor - TOP
+        return LEFT + across * x.share(px), self.floor - up * y.share(py)
+
+    def holds(self, box: Box) -> bool:
+        return box.left >= LEFT and box.right <= WIDTH and box.top >= 0 and box.bottom <= self.floor
 
 
-def _frame(x: Axis, y: Axis) -> str:
-    floor, parts = HEIGHT - BOTTOM, []
+def _frame(x: Axis, y: Axis, size: Size) -> str:
+    parts = []
     for tick in y.ticks():
-        _, at = _place(x.low, tick, x, y)
+        _, at = size.place(x.low, tick, x, y)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" class="grid"/>')
         parts.append(f'<text x="{LEFT - 5}" y="{at + 3.5:.1f}" text-anchor="end" class="tick">{short(tick)}</text>')
     for tick in x.ticks():
-        at, _ = _place(tick, y.low, x, y)
-        parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{floor}" y2="{floor + 4}" class="axis"/>')
-        parts.append(f'<text x="{at:.1f}" y="{floor + 16}" text-anchor="middle" class="tick">{short(tick)}</text>')
-    parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}" class="axis"/>')
+        at, _ = size.place(tick, y.low, x, y)
+        parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{size.floor}" y2="{size.floor + 4}" class="axis"/>')
+        parts.append(f'<text x="{at:.1f}" y="{size.floor + 16}" text-anchor="middle" class="tick">{short(tick)}</text>')
+    parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{size.floor}" y2="{size.floor}" class="axis"/>')
     middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle" class="name">{escape(x.name)}</text>')
+    parts.append(f'<text x="{middle}" y="{size.height - 6}" text-anchor="middle" class="name">{escape(x.name)}</text>')
     return "".join(parts)
 
 
-def _svg(parts: Sequence[str], title: str) -> str:
+def _svg(parts: Sequence[str], title: str, size: Size) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f'<svg viewBox="0 0 {WIDTH} {size.height:g}" role="img" aria-label="{escape(title)}">'
         f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
     )

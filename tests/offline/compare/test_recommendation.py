@@ -31,6 +31,13 @@ def test_no_llm_beyond_chance_is_do_not_deploy_an_llm() -> None:
     assert "none is better than sasrec+ease" in found.reasons[3]
 
 
+def test_what_may_be_better_and_is_not_shown_is_said_to_be_so() -> None:
+    found = recommend(_evidence(PLAIN, FUSED, LLM, promising=("e4srec",)))
+    assert (found.choice, found.llm) == ("sasrec+ease", False)
+    assert found.headline == "Deploy sasrec+ease for now: a language model may be better, and that is not shown yet."
+    assert "e4srec stands above sasrec+ease" in found.reasons[3]
+
+
 def test_an_llm_that_is_better_and_alone_in_the_interval_is_deployed() -> None:
     best = replace(LLM, ndcg10=0.150, low=0.140)
     found = recommend(_evidence(PLAIN, FUSED, best, winners=("e4srec",)))

@@ -35,6 +35,23 @@ COSTS = Costs(
     memory_bytes=20_000_000,
     tokens_per_item=1.0,
 )
+BESIDE = [
+    {"what": f"{name} minus b", "value": 0.1, "low": -0.1, "high": 0.3, "unit": "AULC"} for name in ("e4srec", "ilora")
+]
+PROBED = {
+    "arm": "contriever",
+    "aulc": 0.8,
+    "low": 0.7,
+    "high": 0.9,
+    "runs": 9,
+    "runs_that_reach_95_percent_of_sasrec": 2,
+    "cpu_seconds_to_95_percent_of_sasrec": None,
+    "share_within_5_percent_of_best": 0.5,
+    "best_learning_rate": 1e-3,
+    "loss_spikes_per_run": 0.5,
+    "curves": [{"learning_rate": 1e-3, "targets": [100, 1000], "mrr": [0.01, 0.05]}],
+}
+DETAILS: dict[str, object] = {"beside": BESIDE, "arms": [PROBED]}
 HOSTILE = 'Amélie <script>alert("1")</script> | & "Co"'
 
 
@@ -69,7 +86,9 @@ def results() -> Results:
     candidates = tuple(_candidate(row) for row in warm.values() if row.role != "control")
     winners = ("e4srec",)
     claims = [
-        Claim(1, "iLoRA is hard to train", "AULC", 0.1, 0.05, 0.15, 0.05, 5, "supported", "Supported: so it is.", {}),
+        Claim(
+            1, "iLoRA is hard to train", "AULC", 0.1, 0.05, 0.15, 0.05, 5, "supported", "Supported: so it is.", DETAILS
+        ),
         Claim(2, HOSTILE, "AULC", None, None, None, None, 0, "not measured", "Not measured: no runs.", {}),
     ]
     return Results(

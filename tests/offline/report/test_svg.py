@@ -39,11 +39,23 @@ def test_points_stand_where_their_values_are_and_labels_do_not_meet() -> None:
     dots = {e.get("class"): (float(e.get("cx", 0)), float(e.get("cy", 0))) for e in root.iter("circle")}
     assert dots["dot llm"][0] < dots["dot plain"][0]
     assert dots["dot llm"][1] > dots["dot plain"][1], "up is better"
-    assert all(0 < x < WIDTH and 0 < y < HEIGHT for x, y in dots.values())
+    assert all(0 < x < WIDTH and 0 < y < HEIGHT + 90 for x, y in dots.values())
     labels = [e for e in root.iter("text") if e.get("class") == "label"]
     assert {e.text for e in labels} == {"a <b>", "c & d", "e"}
-    near = [float(e.get("y", 0)) for e in labels if e.text != "a <b>"]
-    assert abs(near[0] - near[1]) >= 10
+    boxes = [(float(e.get("x", 0)), float(e.get("y", 0)), 5 * len(str(e.text))) for e in labels]
+    for n, (left, base, width) in enumerate(boxes):
+        assert all(
+            abs(base - other) >= 10 or left + width <= at or at + wide <= left for at, other, wide in boxes[n + 1 :]
+        )
+
+
+def test_a_label_without_room_is_left_out_and_its_name_is_kept() -> None:
+    points = [Point(5, 0.1, f"a-rather-long-name-{n}", "llm") for n in range(40)]
+    root = ElementTree.fromstring(scatter(points, Axis("x", 1, 10, log=True), Axis("y", 0, 0.2)))
+    labels = [e.text for e in root.iter("text") if e.get("class") == "label"]
+    assert 1 <= len(labels) < 40
+    assert labels[0] == points[0].label, "the first ones first"
+    assert len([e for e in root.iter("title") if e.text and e.text.startswith("a-rather")]) == 40
 
 
 def test_curves_are_drawn_point_by_point() -> None:
