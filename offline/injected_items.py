@@ -29,15 +29,16 @@ class ItemProjector(nn.Module):
         self.text = None if text_NH is None else nn.Linear(hidden, hidden)
 
     def forward(self, rows_T: Tensor, item_vectors_ND: Tensor | None) -> Tensor:
-        """float32 [T, H] for item rows int64 [T]."""
+        """float32 [T, H] for item rows int64 [T]; an item that stands there many times is projected once."""
+        rows_U, places_T = torch.unique(rows_T, return_inverse=True)  # type: ignore[no-untyped-call]
         parts: list[Tensor] = []
         if self.ids is not None:
             assert item_vectors_ND is not None
-            parts.append(self.ids(item_vectors_ND[rows_T] / item_vectors_ND.detach().std()))
+            parts.append(self.ids(item_vectors_ND.index_select(0, rows_U) / item_vectors_ND.detach().std()))
         if self.text is not None:
             assert self.text_NH is not None
-            parts.append(self.text(self.text_NH[rows_T]))
-        return torch.stack(parts).sum(0) * self.input_std
+            parts.append(self.text(self.text_NH.index_select(0, rows_U)))
+        return (torch.stack(parts).sum(0) * self.input_std).index_select(0, places_T)
 
     @torch.no_grad()
     def table(self, items: int, item_vectors_ND: Tensor | None) -> Tensor:
