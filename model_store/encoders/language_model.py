@@ -328,7 +328,7 @@ class AllPositionsLanguageModelEncoder(GrowingLanguageModelEncoder):
         states_SH = self._read(histories, row, item_inputs_TH, packed=Packed(row.lengths), gate_XD=gate_XD)
         ends_T = row.item_ends_T
         if self.config.pooling == "last":
-            return states_SH[ends_T.to(states_SH.device)].float()
+            return states_SH.index_select(0, ends_T.to(states_SH.device)).float()
         ends = torch.split(ends_T.to(states_SH.device), histories.lengths.tolist())
         return torch.cat(
             [

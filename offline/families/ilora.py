@@ -212,7 +212,6 @@ class Recipe(LanguageModelRecipe):
             branch_drop=self.branch_drop,
             largest_scale=100.0 if self.space == "common" else None,
             distillation=Distillation(sequence, weight=weight, allowed_N=trained_N) if weight else None,
-            cold_N=dataset.cold_items,
             sequence=sequence,
             cold_N=dataset.cold_items,
         )

@@ -123,8 +123,8 @@ def test_outputs_and_gradients_are_those_of_the_formula(widths: tuple[int, ...])
     def drawn(*shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
-    fixed = [(drawn(O, 5).detach(), None if O == 3 else drawn(O).detach()) for O in widths]
-    x, gate, *thin = drawn(1, 4, 5), drawn(4, 6), *(half for O in widths for half in (drawn(6, 5), drawn(O, 6)))
+    fixed = [(drawn(out, 5).detach(), None if out == 3 else drawn(out).detach()) for out in widths]
+    x, gate, *thin = drawn(1, 4, 5), drawn(4, 6), *(half for out in widths for half in (drawn(6, 5), drawn(out, 6)))
 
     def products(x: Tensor, gate: Tensor, *thin: Tensor) -> tuple[Tensor, ...]:
         layers = [GatedWeights(*layer, *thin[2 * i : 2 * i + 2]) for i, layer in enumerate(fixed)]
