@@ -20,9 +20,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from model_store.encoders.gated_products import gated_linear
+from model_store.encoders.gated_products import GatedWeights, gated_linears
 from model_store.encoders.sequence import SequenceConfig
 from model_store.encoders.token_row import TokenRow
+
+# What stock decoders call the layers that read one and the same input.
+READ_TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 class GatedLoraConfig(BaseModel):
@@ -92,14 +95,38 @@ class GatedLinear(nn.Module):
         self.lora_A = nn.Parameter(linear.weight.new_empty(rank, linear.in_features))
         self.lora_B = nn.Parameter(linear.weight.new_zeros(linear.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))  # PEFT's
-        self._switch = switch
+        self.switch = switch
+        self.shared = SharedInput([self])
 
     def forward(self, x: Tensor) -> Tensor:
         """[1, S, in] -> [1, S, out]."""
-        return gated_linear(x, self.weight, self.bias, a_RI=self.lora_A, b_OR=self.lora_B, gate_SR=self._switch.gate_SR)
+        return self.shared.output(self, x)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, rank={len(self.lora_A)}"
+
+
+class SharedInput:
+    """Layers that read the same input (query, key and value): the first one asked computes for all of them.
+
+    Without effect on what comes out: a layer that is asked for another input computes anew.
+    """
+
+    def __init__(self, layers: list[GatedLinear]) -> None:
+        self._layers = layers
+        self._input: Tensor | None = None
+        self._waiting: dict[int, Tensor] = {}
+
+    def output(self, layer: GatedLinear, x: Tensor) -> Tensor:
+        place = next(i for i, each in enumerate(self._layers) if each is layer)
+        if self._input is not x or place not in self._waiting:
+            weights = [GatedWeights(each.weight, each.bias, each.lora_A, each.lora_B) for each in self._layers]
+            self._input = x
+            self._waiting = dict(enumerate(gated_linears(x, weights, layer.switch.gate_SR)))
+        output = self._waiting.pop(place)
+        if not self._waiting:
+            self._input = None  # nothing of a pass outlives it
+        return output
 
 
 class GatedLora(nn.Module):
@@ -120,6 +147,12 @@ class GatedLora(nn.Module):
             assert not isinstance(module, GatedLinear), "a decoder is adapted once"
             if isinstance(module, nn.Linear):
                 lm.set_submodule(name, GatedLinear(module, config.rank, self._switch))
+        for parent in lm.modules():
+            for names in READ_TOGETHER:
+                found = [layer for name in names if isinstance(layer := getattr(parent, name, None), GatedLinear)]
+                shared = SharedInput(found)
+                for layer in found:
+                    layer.shared = shared
 
     def gates(self, states_XD: Tensor) -> Tensor:
         """float32 [X, experts], each row sums to 1. states_XD: of the sequence encoder."""

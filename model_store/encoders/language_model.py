@@ -253,7 +253,7 @@ class LanguageModelEncoder(QueryEncoder):
             sources.append(table.to(dtype))
         if self.config.item_input != "vector":
             sources.append(self.token_inputs[self.item_tokens.of(histories.rows).to(device)])
-        inputs_SH = torch.cat(sources)[row.sources_S.to(device)]
+        inputs_SH = torch.cat(sources).index_select(0, row.sources_S.to(device))
         if self.config.gated_lora is None:
             return read_row(self.lm, inputs_SH, row.positions_S.to(device), packed)
         states_XD = self.gate_states(histories) if gate_XD is None else gate_XD
@@ -328,7 +328,7 @@ class AllPositionsLanguageModelEncoder(GrowingLanguageModelEncoder):
         states_SH = self._read(histories, row, item_inputs_TH, packed=Packed(row.lengths), gate_XD=gate_XD)
         ends_T = row.item_ends_T
         if self.config.pooling == "last":
-            return states_SH[ends_T.to(states_SH.device)].float()
+            return states_SH.index_select(0, ends_T.to(states_SH.device)).float()
         ends = torch.split(ends_T.to(states_SH.device), histories.lengths.tolist())
         return torch.cat(
             [

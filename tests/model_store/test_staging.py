@@ -152,14 +152,13 @@ def test_a_folder_that_is_no_adapter(tmp_path: Path) -> None:
 def test_a_gated_encoder_s_adapter_has_its_layers_and_its_rank(tmp_path: Path) -> None:
     save_adapter(tmp_path / "adapter", layers=2)  # q_proj and v_proj, rank 2
     sequence = SequenceConfig(items=4, dim=4, blocks=1, heads=1, max_history=4, jump=1)
-    for rank, reason in ((2, "is adapted on one side only"), (4, "rank 2, .* has 4")):
-        encoder = nn.Module()
-        encoder.lm = tiny_llama(2)
-        only = encoder.lm if rank == 2 else nn.ModuleDict()
-        GatedLora(GatedLoraConfig(experts=2, rank=rank, alpha=1, sequence=sequence), only)
-        if rank == 4:
-            for layer in encoder.lm.layers:
-                for name in ("q_proj", "v_proj"):
-                    setattr(layer.self_attn, name, GatedLinear(getattr(layer.self_attn, name), rank, GateSwitch()))
-        with pytest.raises(ValueError, match=reason):
-            check_adapter(tmp_path / "adapter", encoder)
+    lm = tiny_llama(2)
+    GatedLora(GatedLoraConfig(experts=2, rank=2, alpha=1, sequence=sequence), lm)
+    with pytest.raises(ValueError, match="is adapted on one side only"):
+        check_adapter(tmp_path / "adapter", lm)
+    lm = tiny_llama(2)
+    for name, module in list(lm.named_modules()):
+        if name.endswith(("q_proj", "v_proj")):
+            lm.set_submodule(name, GatedLinear(module, 4, GateSwitch()))
+    with pytest.raises(ValueError, match=r"rank 2, .* has 4"):
+        check_adapter(tmp_path / "adapter", lm)

@@ -54,8 +54,9 @@ def make(tiny_base: Path) -> MakeObjective:
         nn.init.normal_(encoder.gated_lora.router.weight)
         ids_ND = torch.randn(ITEMS, DIM)
         assert encoder.sequence is not None
-        sequence: InFold | OutOfFold = InFold(encoder.sequence.config.build().eval(), ids_ND)
-        sequence._encoder.load_state_dict(encoder.sequence.state_dict())
+        same = encoder.sequence.config.build().eval()
+        same.load_state_dict(encoder.sequence.state_dict())
+        sequence: InFold | OutOfFold = InFold(same, ids_ND)
         if folds:
             others = [encoder.sequence.config.build().eval() for _ in range(folds)]
             sequence = OutOfFold(others, torch.arange(3) % folds, ids_ND)

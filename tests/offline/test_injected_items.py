@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from offline.injected_items import ItemProjector, VocabularyRows
+from offline.injected_items import FixedItemProjector, ItemProjector, VocabularyRows
 
 ITEMS, D, H = 9, 4, 6
 
@@ -69,3 +69,18 @@ def test_rows_of_a_vocabulary_start_as_the_projection_and_learn_where_they_are_r
     assert rows.rows_NH.grad is not None
     assert rows.rows_NH.grad.abs().sum(1).nonzero().flatten().tolist() == [0, 3]
     assert all(p.grad is None for p in projector.parameters()), "the start is no part of what learns"
+
+
+def test_fixed_ids_are_projected_once_and_stay_whatever_queries_are_matched_with() -> None:
+    torch.manual_seed(0)
+    ids_ND, text_NH, rows = torch.randn(6, 3), torch.randn(6, 4), torch.tensor([5, 1, 5, 0])
+    fixed = FixedItemProjector(ids_ND, text_NH=text_NH, hidden=4, input_std=0.5)
+    plain = ItemProjector(dim=3, text_NH=text_NH, hidden=4, input_std=0.5)
+    plain.load_state_dict(fixed.state_dict())
+    torch.testing.assert_close(fixed(rows, torch.randn(6, 9)), plain(rows, ids_ND))
+    torch.testing.assert_close(fixed.table(6, None), plain.table(6, ids_ND))
+    asked: list[torch.Size] = []
+    assert fixed.ids is not None
+    fixed.ids.register_forward_pre_hook(lambda _module, given: asked.append(given[0].shape))
+    fixed(rows, None)
+    assert asked == [torch.Size([3, 3])]

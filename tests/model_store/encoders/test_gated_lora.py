@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 
 from model_store.encoders.decoder import build_decoder, read_row
 from model_store.encoders.gated_lora import GatedLinear, GatedLora, GatedLoraConfig, GateSwitch, gated_layers
-from model_store.encoders.gated_products import gated_linear
+from model_store.encoders.gated_products import GatedWeights, gated_linears
 from model_store.encoders.history import AllPositions, Growing, HistoryBatch, UserState
 from model_store.encoders.language_model import (
     AllPositionsLanguageModelEncoder,
@@ -96,7 +96,7 @@ def test_the_mixture_is_the_sum_over_experts() -> None:
         rows = slice(2 * expert, 2 * expert + 2)
         low = x_SI @ layer.lora_A[rows].T @ layer.lora_B[:, rows].T
         expected = expected + gates_SE[:, expert, None] * (5.0 / 2) * low
-    with layer._switch.over(module.in_rank_space(gates_SE)):
+    with layer.switch.over(module.in_rank_space(gates_SE)):
         _assert_close(layer(x_SI[None])[0], expected)
 
 
@@ -116,19 +116,44 @@ def test_experts_and_gate_columns_permuted_together_change_nothing(make: Make, h
     _assert_close(encoder(histories), before)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_gradients_are_those_of_the_formula(bias: bool) -> None:
+@pytest.mark.parametrize("widths", [(7,), (3, 7, 2)])
+def test_outputs_and_gradients_are_those_of_the_formula(widths: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    x, a, b, gate = (
-        torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((1, 4, 5), (6, 5), (7, 6), (4, 6))
-    )
-    weight, offset = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, dtype=torch.float64) if bias else None
 
-    def product(x: Tensor, a: Tensor, b: Tensor, gate: Tensor) -> Tensor:
-        return gated_linear(x, weight, offset, a_RI=a, b_OR=b, gate_SR=gate)
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
-    torch.testing.assert_close(product(x, a, b, gate), linear(x, weight, offset) + ((x @ a.T) * gate) @ b.T)
-    assert torch.autograd.gradcheck(product, (x, a, b, gate))
+    fixed = [(drawn(out, 5).detach(), None if out == 3 else drawn(out).detach()) for out in widths]
+    x, gate, *thin = drawn(1, 4, 5), drawn(4, 6), *(half for out in widths for half in (drawn(6, 5), drawn(out, 6)))
+
+    def products(x: Tensor, gate: Tensor, *thin: Tensor) -> tuple[Tensor, ...]:
+        layers = [GatedWeights(*layer, *thin[2 * i : 2 * i + 2]) for i, layer in enumerate(fixed)]
+        return gated_linears(x, layers, gate)
+
+    for i, output in enumerate(products(x, gate, *thin)):
+        a, b = thin[2 * i : 2 * i + 2]
+        torch.testing.assert_close(output, linear(x, *fixed[i]) + ((x @ a.T) * gate) @ b.T)
+    assert torch.autograd.gradcheck(products, (x, gate, *thin))
+
+
+@torch.no_grad()
+def test_layers_that_read_one_input_compute_together_and_keep_nothing(llama: dict[str, Any]) -> None:
+    lm = build_decoder(llama, torch.float32)
+    module = _module(lm)
+    attention = lm.layers[0].self_attn
+    assert attention.q_proj.shared is attention.k_proj.shared is attention.v_proj.shared
+    assert attention.o_proj.shared is not attention.q_proj.shared
+    for layer in gated_layers(lm).values():
+        nn.init.normal_(layer.lora_B)
+    one, other = torch.randn(1, 4, 32), torch.randn(1, 4, 32)
+    with module._switch.over(torch.rand(4, 6)):
+        alone = [attention.q_proj(x) for x in (one, other)]  # the second input comes before k and v were asked
+        for x, expected in ((one, alone[0]), (other, alone[1]), (one, alone[0])):
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+                output = projection(x)
+                assert projection is not attention.q_proj or torch.equal(output, expected)
+    assert attention.q_proj.shared._input is None
+    assert attention.q_proj.shared._waiting == {}
 
 
 @pytest.mark.parametrize("gate", ["causal", "history"])
@@ -210,11 +235,11 @@ def test_gates_do_not_nest_and_are_needed() -> None:
     layer, gate_SR = _layer(), torch.rand(4, 6)
     with pytest.raises(RuntimeError, match=r"inside GatedLora\.over"):
         layer(torch.randn(1, 4, 5))
-    with layer._switch.over(gate_SR), pytest.raises(RuntimeError, match="do not nest"), layer._switch.over(gate_SR):
+    with layer.switch.over(gate_SR), pytest.raises(RuntimeError, match="do not nest"), layer.switch.over(gate_SR):
         pass
-    with pytest.raises(KeyError), layer._switch.over(gate_SR):
+    with pytest.raises(KeyError), layer.switch.over(gate_SR):
         raise KeyError
-    with layer._switch.over(gate_SR):  # free again
+    with layer.switch.over(gate_SR):  # free again
         layer(torch.randn(1, 4, 5))
         with pytest.raises(AssertionError, match="gate for 4 tokens"):
             layer(torch.randn(1, 3, 5))
