@@ -59,7 +59,7 @@ class FixedItemProjector(ItemProjector):
         self.register_buffer("ids_ND", ids_ND, persistent=False)
 
     def forward(self, rows_T: Tensor, item_vectors_ND: Tensor | None) -> Tensor:  # noqa: ARG002 - another space's
-        rows_U, places_T = torch.unique(rows_T, return_inverse=True)  # type: ignore[no-untyped-call]
+        rows_U, places_T = torch.unique(rows_T, return_inverse=True)
         return super().forward(rows_U, self.ids_ND).index_select(0, places_T)
 
 

@@ -35,7 +35,7 @@ class _GatedLinears(torch.autograd.Function):
     def forward(ctx: Any, x_SI: Tensor, gate_SR: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         weights, biases, a, b = (flat[i::4] for i in range(4))
         all_a = torch.cat(a)
-        low_SGR = (x_SI @ all_a.T).unflatten(1, (len(a), -1))
+        low_SGR = (x_SI @ all_a.T).view(len(x_SI), len(a), -1)
         ctx.save_for_backward(x_SI, gate_SR, low_SGR, all_a, *weights, *b)
         gated_GSR = (low_SGR * gate_SR[:, None]).unbind(1)
         parts = zip(weights, biases, gated_GSR, b, strict=True)
