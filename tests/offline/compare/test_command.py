@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from model_store.store import ModelStore
+from offline.__main__ import main
 from offline.compare import command
 from offline.compare.plan import Plan
 from offline.compare.settings import Settings
@@ -139,3 +140,26 @@ def test_rows_without_a_language_model_under_every_protocol(
     assert 0 <= found["new_items"] <= 1
     assert found["recommendation"]["llm"] is None
     assert len(found["claims"]) == 13
+
+
+def test_the_command_line_prints_the_plan_and_refuses_what_cannot_be(
+    settings_of: SettingsOf, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = str(settings_of().report)
+
+    def run(*arguments: str) -> int:
+        return main(["--store", str(tmp_path / "store"), "compare", "--report", report, *arguments])
+
+    assert run("--dataset", str(world), "--arms", "e4srec", "--seeds", "1", "--trials", "2", "--plan") == 0
+    said = capsys.readouterr().out
+    assert said.startswith("tiny, last-10, temporal, cold-items-0")
+    assert "units of work are left" in said
+    for refused, says in (
+        (["--dataset", "movielens"], "neither a run file"),
+        (["--dataset", str(world), "--arms", "bert"], "--arms bert: known are"),
+        (["--dataset", str(world), "--protocols", "last-11"], "--protocols last-11: known are"),
+        (["--dataset", str(world), "--minutes-per-run", "90"], "no unit of work may take 60 minutes"),
+        (["--dataset", str(world), "--hours", "0.01"], "above --hours 0.01"),
+    ):
+        assert run(*refused) == 2
+        assert says in capsys.readouterr().err
