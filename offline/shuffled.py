@@ -82,10 +82,14 @@ def shuffled_values(
     seen_removed: bool,
     metric: str = "ndcg@10",
     shuffles: int = 5,
+    first: int = 0,
 ) -> Floats:
-    """float64 [shuffles, Q]: what each event is worth with its history shuffled; of a residual as in `order_drop`."""
+    """float64 [shuffles, Q]: what each event is worth with its history shuffled; of a residual as in `order_drop`.
+
+    first: number of the first shuffle; others give other orders.
+    """
     drawn = []
-    for seed in range(shuffles):
+    for seed in range(first, first + shuffles):
         shuffled = shuffle_histories(queries, what, seed=seed)
         vectors_QD = _vectors(bundle, queries, shuffled)
         drawn.append(rank_vectors(bundle, queries, vectors_QD=vectors_QD, seen_removed=seen_removed).values(metric))

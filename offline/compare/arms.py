@@ -10,8 +10,6 @@ from offline.run_config import RunRefused
 
 ALL: tuple[Where, ...] = ("warm", "temporal", "cold")
 _SASREC: dict[str, str | tuple[str, ...]] = {"items_from": "sasrec"}
-_NO_RESIDUAL: dict[str, Any] = {"residual": False}
-_COMMON: dict[str, Any] = _NO_RESIDUAL | {"space": "common"}
 _RANDOM: dict[str, Any] = {"lm": {"random_init": True}}
 _CLOSED: dict[str, Any] = {"seeds": 1, "train_minutes": 0.1, "score_minutes": 0.3}
 
@@ -20,9 +18,8 @@ def _scorer(name: str, variant: str, *, where: tuple[Where, ...] = ALL) -> Arm:
     return Arm(name, SCORER, variant, "baseline", seeds=1, where=where, train_minutes=0.0, score_minutes=0.3)
 
 
-def _ilora(name: str, variant: str, *, seeds: int = 3, **changes: Any) -> Arm:
-    dropped = () if changes.get("residual", True) else ("branch_drop",)
-    where: tuple[Where, ...] = ("warm", "cold") if "text" in str(changes.get("item_tower")) else ("warm",)
+def _ilora(name: str, variant: str, *, seeds: int = 3, where: tuple[Where, ...] = ("warm",), **changes: Any) -> Arm:
+    in_its_space = changes.get("space") == "sasrec"
     return Arm(
         name,
         "ilora",
@@ -30,10 +27,11 @@ def _ilora(name: str, variant: str, *, seeds: int = 3, **changes: Any) -> Arm:
         "variant",
         llm=True,
         changes=changes,
-        dropped=dropped,
+        dropped=("item_tower",) if in_its_space else (),
         parents=_SASREC,
         seeds=seeds,
         where=where,
+        beside="sasrec" if changes.get("residual") else None,
     )
 
 
@@ -78,22 +76,30 @@ ARMS: tuple[Arm, ...] = (
     Arm(
         "sasrec-taught",
         "sasrec",
-        "taught by E4SRec: no language model in service",
+        "taught by SASRec and EASE together",
+        "control",
+        changes={"distillation": 1.0},
+        parents={"teacher": "sasrec+ease"},
+        score_minutes=0.5,
+    ),
+    Arm(
+        "sasrec-taught-by-ilora",
+        "sasrec",
+        "taught by iLoRA: no language model in service",
         "variant",
         llm=True,
-        parents={"teacher": "e4srec"},
+        parents={"teacher": "ilora"},
         seeds=3,
         score_minutes=0.5,
     ),
     Arm(
         "ilora",
         "ilora",
-        "beside SASRec (residual)",
+        "alone, common space, items by ID and text",
         "family",
         llm=True,
         parents=_SASREC,
         where=ALL,
-        beside="sasrec",
         twin="ilora-random",
     ),
     Arm(
@@ -104,12 +110,11 @@ ARMS: tuple[Arm, ...] = (
         llm=True,
         changes=_RANDOM,
         parents=_SASREC,
-        seeds=3,
     ),
-    _ilora("ilora-sasrec", "alone, in SASRec's space", seeds=5, **_NO_RESIDUAL),
-    _ilora("ilora-common-id", "alone, common space, items by ID", seeds=5, **_COMMON, item_tower="id"),
-    _ilora("ilora-common-text", "alone, common space, items by text", **_COMMON, item_tower="text"),
-    _ilora("ilora-common-text+id", "alone, common space, items by both", **_COMMON, item_tower="text+id"),
+    _ilora("ilora-common-id", "alone, common space, items by ID", seeds=5, item_tower="id"),
+    _ilora("ilora-common-text", "alone, common space, items by text", item_tower="text", where=("warm", "cold")),
+    _ilora("ilora-sasrec", "alone, in SASRec's space", seeds=5, space="sasrec"),
+    _ilora("ilora-residual", "beside SASRec, in its space", space="sasrec", residual=True, branch_drop=1.0),
     Arm(
         "e4srec",
         "e4srec",
@@ -130,6 +135,16 @@ ARMS: tuple[Arm, ...] = (
         changes=_RANDOM,
         parents=_SASREC,
         beside="sasrec",
+    ),
+    Arm(
+        "e4srec-taught",
+        "e4srec",
+        "alone, ID and text on both sides, taught by SASRec and EASE",
+        "variant",
+        llm=True,
+        changes={"residual": False, "train_items": True, "item_tower": "id+text", "distillation": 1.0},
+        dropped=("branch_drop",),
+        parents={"items_from": "sasrec", "teacher": "sasrec+ease"},
     ),
     _e4srec("sum", "alone, reads ID and text"),
     _e4srec("id", "alone, reads IDs"),
@@ -197,6 +212,18 @@ ARMS: tuple[Arm, ...] = (
     ),
     _fusion("e4srec+ease", "E4SRec and recency-weighted EASE", ("e4srec", "ease-recency"), llm=True),
     _fusion("ilora+ease", "iLoRA and recency-weighted EASE", ("ilora", "ease-recency"), llm=True),
+    _fusion(
+        "ilora+contriever+ease",
+        "iLoRA, Contriever and recency-weighted EASE",
+        ("ilora", "contriever", "ease-recency"),
+        llm=True,
+    ),
+    _fusion(
+        "ilora+sasrec+contriever+ease",
+        "iLoRA, SASRec, Contriever and recency-weighted EASE",
+        ("ilora", "sasrec", "contriever", "ease-recency"),
+        llm=True,
+    ),
     Arm(
         "sasrec-regression",
         "sasrec",

@@ -41,8 +41,9 @@ def _arm(
     rng: np.random.Generator,
 ) -> ArmScores:
     arm = BY_NAME[name]
-    # What an arm finds easy is its own (shared by its runs), and every run has luck of its own.
-    own_E, luck_S1 = rng.normal(size=len(users_E)), 0.05 * rng.normal(size=(seeds, 1))
+    # What an arm finds easy is its own (shared by its runs), and every run has luck of its own; what is not drawn has
+    # none: its luck would be a true difference.
+    own_E, luck_S1 = rng.normal(size=len(users_E)), 0.05 * rng.normal(size=(seeds, 1)) * arm.drawn
     logits_SE = ease_E + own_E + luck_S1 + 0.5 * rng.normal(size=(seeds, len(users_E)))
     # About a fifth within the first ten, as on real data; 0 is not within the depth.
     places_SE = np.clip(np.exp(4.5 - 1.2 * logits_SE), 1, None)
