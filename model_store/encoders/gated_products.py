@@ -29,32 +29,33 @@ def gated_linears(x: Tensor, layers: Sequence[GatedWeights], gate_SR: Tensor) ->
 
 class _GatedLinears(torch.autograd.Function):
     """Keeps x A^T, which is thin, adds in place, and does what concerns x once for all layers: autograd of the formula
-    reads and writes all tokens of the layers' width several times more."""
+    reads and writes all tokens of the layers' width several times more.
+
+    Thin matrices lie rank first, [R, S]: on a CPU (MKL) a product over tokens is then up to seven times faster.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_SI: Tensor, gate_SR: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
         weights, biases, a, b = (flat[i::4] for i in range(4))
-        all_a = torch.cat(a)
-        low_SGR = (x_SI @ all_a.T).view(len(x_SI), len(a), -1)
-        ctx.save_for_backward(x_SI, gate_SR, low_SGR, all_a, *weights, *b)
-        gated_GSR = (low_SGR * gate_SR[:, None]).unbind(1)
-        parts = zip(weights, biases, gated_GSR, b, strict=True)
-        return tuple(linear(x_SI, weight, bias).addmm_(g_SR, b_OR.T) for weight, bias, g_SR, b_OR in parts)
+        all_a, gate_RS = torch.cat(a), gate_SR.T.contiguous()
+        low_GRS = (all_a @ x_SI.T).view(len(a), *gate_RS.shape)
+        gated_GRS = low_GRS * gate_RS
+        ctx.save_for_backward(x_SI, gate_RS, low_GRS, gated_GRS, all_a, *weights, *b)
+        parts = zip(weights, biases, gated_GRS, b, strict=True)
+        return tuple(linear(x_SI, weight, bias).addmm_(g_RS.T, b_OR.T) for weight, bias, g_RS, b_OR in parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x_SI, gate_SR, low_SGR, all_a, *rest = ctx.saved_tensors
-        G = len(gradients)
-        weights, b = rest[:G], rest[G:]
-        gated_SGR = low_SGR * gate_SR[:, None]
-        back_SGR = torch.stack([dy_SO @ b_OR for dy_SO, b_OR in zip(gradients, b, strict=True)], dim=1)
-        db = [dy_SO.T @ gated_SGR[:, i] for i, dy_SO in enumerate(gradients)]
-        dgate_SR = (back_SGR * low_SGR).sum(1)
-        dlow_SX = back_SGR.mul_(gate_SR[:, None]).flatten(1)
-        da = (dlow_SX.T @ x_SI).chunk(G)
+        x_SI, gate_RS, low_GRS, gated_GRS, all_a, *rest = ctx.saved_tensors
+        weights, b = rest[: len(gradients)], rest[len(gradients) :]
+        back_GRS = torch.stack([b_OR.T @ dy_SO.T for dy_SO, b_OR in zip(gradients, b, strict=True)])
+        db = [(g_RS @ dy_SO).T for dy_SO, g_RS in zip(gradients, gated_GRS, strict=True)]
+        dgate_SR = (back_GRS * low_GRS).sum(0).T
+        dlow_XS = back_GRS.mul_(gate_RS).flatten(0, 1)
+        da = (dlow_XS @ x_SI).chunk(len(gradients))
         dx_SI = None
         if ctx.needs_input_grad[0]:
-            dx_SI = dlow_SX @ all_a
+            dx_SI = dlow_XS.T @ all_a
             for dy_SO, weight in zip(gradients, weights, strict=True):
                 dx_SI.addmm_(dy_SO, weight)
         thin = [gradient for pair in zip(da, db, strict=True) for gradient in (None, None, *pair)]
