@@ -7,7 +7,7 @@ from offline.claims.contrasts import Arms, beside, named
 from offline.resampling import least
 
 SASREC_SPACE = "ilora-sasrec"
-COMMON_SPACE = ("ilora-common-id", "ilora-common-text", "ilora")  # items by ID, by text, by both
+COMMON_SPACE = ("ilora", "ilora-common-text", "ilora-common-text+id")  # items by ID, by text, by both
 TOGETHER, ALONE = "e4srec-sum", ("e4srec-id", "e4srec-text")
 
 

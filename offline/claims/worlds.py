@@ -171,7 +171,7 @@ def equal_probes(names: Sequence[str], *, rng: np.random.Generator, users: int =
 WARM = (
     *("sasrec", "ease-recency", "e4srec", "e4srec-random", "e4srec-sum", "e4srec-id", "e4srec-text", "contriever"),
     *("contriever-random", "contriever-id", "llm2vec", "llm2vec-mean", "llm2vec-last", "llamarec", "ilora-sasrec"),
-    *("ilora-common-id", "ilora-common-text"),
+    *("ilora", "ilora-common-text"),
 )
 
 

@@ -95,7 +95,7 @@ ARMS: tuple[Arm, ...] = (
     Arm(
         "ilora",
         "ilora",
-        "alone, common space, items by ID and text",
+        "alone, common space, items by ID",
         "family",
         llm=True,
         parents=_SASREC,
@@ -111,8 +111,8 @@ ARMS: tuple[Arm, ...] = (
         changes=_RANDOM,
         parents=_SASREC,
     ),
-    _ilora("ilora-common-id", "alone, common space, items by ID", seeds=5, item_tower="id"),
     _ilora("ilora-common-text", "alone, common space, items by text", item_tower="text", where=("warm", "cold")),
+    _ilora("ilora-common-text+id", "alone, common space, items by both", item_tower="text+id"),
     _ilora("ilora-sasrec", "alone, in SASRec's space", seeds=5, space="sasrec"),
     _ilora("ilora-residual", "beside SASRec, in its space", space="sasrec", residual=True, branch_drop=1.0),
     Arm(

@@ -18,7 +18,7 @@ from offline.workspace import Workspace
 # What the claims call it -> the arm whose recipe is probed. A residual would begin where SASRec ends.
 PROBED = {
     "ilora-sasrec": "ilora-sasrec",
-    "ilora-common-id": "ilora-common-id",
+    "ilora-common-id": "ilora",
     "contriever": "contriever",
     "e4srec": "e4srec-sum",
 }

@@ -31,7 +31,7 @@ STARTS: dict[str, dict[str, Any]] = {
     },
     "ease": {"lam": 200.0, "tau": 10.0},
     "e4srec": LANGUAGE_MODEL | RESIDUAL | {"history_input": "sum", "train_items": False},
-    "ilora": LANGUAGE_MODEL | {"history_input": "sum", "space": "common", "item_tower": "text+id"},
+    "ilora": LANGUAGE_MODEL | {"history_input": "sum", "space": "common", "item_tower": "id"},
     "contriever": LANGUAGE_MODEL | {"history_input": "text_vector", "item_training": "frozen"},
     # One vector per history: an epoch reads a history once for each of its targets.
     "llm2vec": LANGUAGE_MODEL
