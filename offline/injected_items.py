@@ -14,7 +14,8 @@ class ItemProjector(nn.Module):
     """P(v_i / std(V)) * std(E) + Q(t_i) * std(E).
 
     P: a two-layer GELU MLP d -> H -> H over ID vectors. Q: linear over centred text vectors of unit variance. std(E)
-    brings both to the scale of the base's own token inputs.
+    brings both to the scale of the base's own token inputs. An item that stands many times in a batch is projected once: of
+    the 3,200 events of a batch of ML-100K, 950 differ.
     """
 
     def __init__(self, *, dim: int | None, text_NH: Tensor | None, hidden: int, input_std: float) -> None:
@@ -30,14 +31,15 @@ class ItemProjector(nn.Module):
 
     def forward(self, rows_T: Tensor, item_vectors_ND: Tensor | None) -> Tensor:
         """float32 [T, H] for item rows int64 [T]."""
+        rows_U, places_T = torch.unique(rows_T, return_inverse=True)
         parts: list[Tensor] = []
         if self.ids is not None:
             assert item_vectors_ND is not None
-            parts.append(self.ids(item_vectors_ND[rows_T] / item_vectors_ND.detach().std()))
+            parts.append(self.ids(item_vectors_ND[rows_U] / item_vectors_ND.detach().std()))
         if self.text is not None:
             assert self.text_NH is not None
-            parts.append(self.text(self.text_NH[rows_T]))
-        return torch.stack(parts).sum(0) * self.input_std
+            parts.append(self.text(self.text_NH[rows_U]))
+        return (torch.stack(parts).sum(0) * self.input_std).index_select(0, places_T)
 
     @torch.no_grad()
     def table(self, items: int, item_vectors_ND: Tensor | None) -> Tensor:
@@ -47,10 +49,7 @@ class ItemProjector(nn.Module):
 
 
 class FixedItemProjector(ItemProjector):
-    """Over ID vectors that stay as they are, whatever queries are matched with.
-
-    An item that stands many times in a batch is projected once: of the 3,200 events of a batch of ML-100K, 950 differ.
-    """
+    """Over ID vectors that stay as they are, whatever queries are matched with."""
 
     ids_ND: Tensor
 
@@ -59,8 +58,7 @@ class FixedItemProjector(ItemProjector):
         self.register_buffer("ids_ND", ids_ND, persistent=False)
 
     def forward(self, rows_T: Tensor, item_vectors_ND: Tensor | None) -> Tensor:  # noqa: ARG002 - another space's
-        rows_U, places_T = torch.unique(rows_T, return_inverse=True)
-        return super().forward(rows_U, self.ids_ND).index_select(0, places_T)
+        return super().forward(rows_T, self.ids_ND)
 
 
 class VocabularyRows(nn.Module):
