@@ -14,8 +14,8 @@ class ItemProjector(nn.Module):
     """P(v_i / std(V)) * std(E) + Q(t_i) * std(E).
 
     P: a two-layer GELU MLP d -> H -> H over ID vectors. Q: linear over centred text vectors of unit variance. std(E)
-    brings both to the scale of the base's own token inputs. An item that stands many times in a batch is projected once: of
-    the 3,200 events of a batch of ML-100K, 950 differ.
+    brings both to the scale of the base's own token inputs. An item that stands many times in a batch is projected
+    once: of the 3,200 events of a batch of ML-100K, 950 differ.
     """
 
     def __init__(self, *, dim: int | None, text_NH: Tensor | None, hidden: int, input_std: float) -> None:
