@@ -51,6 +51,17 @@ class Arms:
         chosen = {name: self.scores[name] for name in names}
         return resample(chosen, self.users, weights=weights, paired=paired, draws=self.draws, seed=self.seed)
 
+    def gain_over_own(self, name: str, base: str) -> Figure:
+        """`name` minus `base`, which it adds to, run by run: other runs of `base` have luck that is not the
+        difference's."""
+        runs, known = self.runs[name], self.runs[base]
+        scores = {name: self.scores[name], base: self.scores[base]}
+        paired = {name: base} if set(runs) <= set(known) and len(set(runs)) == len(runs) else {}
+        if paired:
+            scores[base] = scores[base][[known.index(run) for run in runs]]
+        means = resample(scores, self.users, paired=paired, draws=self.draws, seed=self.seed)
+        return means[name]["all"] - means[base]["all"]
+
     def seeds(self, names: Sequence[str]) -> int:
         """The fewest runs of any arm that is trained."""
         return fewest({name: len(self.scores[name]) for name in names})

@@ -33,6 +33,7 @@ def reranking(arms: Arms, made: Reranking | None, cpu_ms: Mapping[str, float]) -
     names = list(dict.fromkeys([RERANKED, RETRIEVER, *cheaper, *([] if arms.lacking([POINTWISE]) else [POINTWISE])]))
     means = {name: groups["all"] for name, groups in arms.means(names).items()}
     gains = {name: means[RERANKED] - means[name] for name in names if name != RERANKED}
+    gains[RETRIEVER] = arms.gain_over_own(RERANKED, RETRIEVER)
     dominating = [name for name in cheaper if gains[name].value <= 0]
     estimate, compared = gains[RETRIEVER].estimate(), [RERANKED, RETRIEVER]
     if cheaper and (worst := least([gains[name] for name in cheaper])).high < 0:
@@ -49,7 +50,7 @@ def reranking(arms: Arms, made: Reranking | None, cpu_ms: Mapping[str, float]) -
         details={
             "unit": "NDCG@10",
             "w": made.weight,
-            "G": _share_of_possible(means, made.recall),
+            "G": _share_of_possible(gains[RETRIEVER], means[RETRIEVER], made.recall),
             "cpu_ms": {name: cpu_ms.get(name) for name in names},
             "dominated_by": dominating,
             "beside": [beside(f"{RERANKED} minus {name}", gain) for name, gain in gains.items()],
@@ -71,8 +72,8 @@ def _holds_back(dominating: list[str], cpu_ms: Mapping[str, float]) -> str:
     return f"{named(dominating)} reach at least as much at no more CPU time" if dominating else ""
 
 
-def _share_of_possible(means: Mapping[str, Figure], recall: float) -> float | None:
+def _share_of_possible(gain: Figure, retriever: Figure, recall: float) -> float | None:
     """G = (N_rerank - N_retriever) / (R@K - N_retriever)."""
-    possible = recall - means[RETRIEVER].value
-    gain = float((means[RERANKED] - means[RETRIEVER]).value / possible) if possible > 0 else float("nan")
-    return gain if np.isfinite(gain) else None
+    possible = recall - retriever.value
+    share = gain.value / possible if possible > 0 else float("nan")
+    return share if np.isfinite(share) else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from offline.bootstrap import Contrast, compare, holm
 from offline.compare.arms import BY_NAME
+from offline.compare.rows import same_as
 from offline.compare.scores import ArmScores
 from offline.resampling import DRAWS
 
@@ -14,6 +15,7 @@ LEAST_SEEDS = 5
 LEAST_SLOW_SEEDS = 3
 SLOW_MINUTES = 20.0
 ALWAYS_AGAINST = ("sasrec", "ease-recency")
+FUSION_WITHOUT_LLM = "sasrec+ease"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,7 @@ def judge(scores: Mapping[str, ArmScores], *, draws: int = DRAWS) -> list[Judged
     pairs = _pairs(scores)
     if not pairs:
         return []
-    found = compare(
-        {name: arm.ndcg10_SE for name, arm in scores.items()},
-        next(iter(scores.values())).users_E,
-        contrasts=list(pairs),
-        paired=_paired(scores),
-        draws=draws,
-        weights=next(iter(scores.values())).weights_E,
-    )
+    found = _compared(scores, list(pairs), draws=draws)
     adjusted = iter(holm([c.p for c, primary in zip(found, pairs.values(), strict=True) if primary]))
     return [
         _judged(replace(c, p_holm=next(adjusted) if primary else c.p), scores, primary=primary)
@@ -66,9 +61,36 @@ def _pairs(scores: Mapping[str, ArmScores]) -> dict[tuple[str, str], bool]:
         arm = BY_NAME[name]
         chosen_between = arm.role == "family" or (arm.role == "fusion" and arm.llm)
         pairs |= {(name, base): chosen_between for base in bases if base is not None and base != name}
+        if arm.role == "fusion" and arm.llm and FUSION_WITHOUT_LLM in scores:
+            pairs.setdefault((name, FUSION_WITHOUT_LLM), False)
         if arm.twin in scores and arm.twin is not None:
             pairs[name, arm.twin] = True
     return pairs
+
+
+def _compared(scores: Mapping[str, ArmScores], pairs: list[tuple[str, str]], *, draws: int) -> list[Contrast]:
+    """In the order given. An arm that adds to some of its base's runs is compared with those alone: against the mean of
+    all, the luck of the runs it was added to would count as its own.
+    """
+    first = next(iter(scores.values()))
+    values = {name: arm.ndcg10_SE for name, arm in scores.items()}
+    together = compare(
+        values, first.users_E, contrasts=pairs, paired=_paired(scores), draws=draws, weights=first.weights_E
+    )
+    found = dict(zip(pairs, together, strict=True))
+    for name, base in pairs:
+        runs, known = scores[name].seeds, scores[base].seeds
+        if BY_NAME[name].beside == base and runs != known and set(runs) <= set(known):
+            own = {name: values[name], base: values[base][[known.index(seed) for seed in runs]]}
+            (found[name, base],) = compare(
+                own,
+                first.users_E,
+                contrasts=[(name, base)],
+                paired={name: base},
+                draws=draws,
+                weights=first.weights_E,
+            )
+    return list(found.values())
 
 
 def _paired(scores: Mapping[str, ArmScores]) -> dict[str, str]:
@@ -83,9 +105,12 @@ def _judged(contrast: Contrast, scores: Mapping[str, ArmScores], *, primary: boo
     least = LEAST_SLOW_SEEDS if slow else LEAST_SEEDS
     enough = min(seeds, default=least) >= least
     excludes_zero = contrast.difference_low > 0 or contrast.difference_high < 0
-    claimed = primary and excludes_zero and enough and contrast.p_holm <= 0.05
+    itself = same_as(scores[contrast.family])
+    claimed = primary and excludes_zero and enough and contrast.p_holm <= 0.05 and itself is None
     why_not = ""
-    if primary and excludes_zero and not claimed:
+    if primary and excludes_zero and itself is not None:
+        why_not = f"by the weights it chose it is {itself}"
+    elif primary and excludes_zero and not claimed:
         why_not = (
             "within chance among this page's contrasts" if enough else f"{min(seeds)} seeds; a claim needs {least}"
         )

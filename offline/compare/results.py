@@ -133,7 +133,7 @@ def _evidence(
         for row in warm.values()
         if BY_NAME[row.arm].is_bundle and row.role != "control" and row.same_as is None
     ]
-    serves = {name for name, row in warm.items() if row.llm and row.role != "control"}
+    serves = {name for name, row in warm.items() if row.llm and row.role != "control" and row.same_as is None}
     above = [j for j in judged if j.contrast.base == best and j.contrast.difference_low > 0]
     winners = [j.contrast.family for j in above if j.claimed and j.contrast.family in serves]
     promising = [j.contrast.family for j in above if j.primary and not j.claimed and j.contrast.family in serves]

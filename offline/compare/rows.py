@@ -86,15 +86,31 @@ def _row(scores: ArmScores, ranks_SE: Any, *, seen_removed: bool, draws: int) ->
         costs=_mean_costs([meta.costs for meta in metas if meta.costs is not None]),
         choices=[{key: meta.log[key] for key in WEIGHTS if key in meta.log} for meta in metas],
         lists={name: float(np.mean([meta.lists[name] for meta in metas])) for name in metas[0].lists},
-        same_as=_same_as(scores),
+        same_as=same_as(scores),
     )
 
 
-def _same_as(scores: ArmScores) -> str | None:
-    """A weight of 0 in every seed makes a row of what it stands beside."""
-    beside = BY_NAME[scores.arm].beside
-    chosen = [meta.log.get(key) for meta in scores.metas for key in ("beta", "w", "weight") if key in meta.log]
-    return beside if beside and len(chosen) == len(scores.metas) and all(value == 0 for value in chosen) else None
+def same_as(scores: ArmScores) -> str | None:
+    """What an arm is by construction, where the weights chosen on validation leave nothing else of it in any seed: what
+    it stands beside, or of a fusion the one part that speaks, or those without a language model. Such a row claims
+    nothing. None for all others.
+    """
+    arm = BY_NAME[scores.arm]
+    parts = arm.parents.get("parts", ())
+    if isinstance(parts, tuple) and parts:
+        speak = {part for meta in scores.metas for part in _speaking(parts, meta.log.get("weights"))}
+        left = list(dict.fromkeys(part.partition("@")[0] for part in parts if part in speak))
+        without_llm = not any(BY_NAME[part].llm for part in left)
+        return "+".join(left) if len(speak) < len(parts) and (len(speak) == 1 or without_llm) else None
+    single = [meta.log.get(key) for meta in scores.metas for key in ("beta", "w", "weight") if key in meta.log]
+    return arm.beside if arm.beside and len(single) == len(scores.metas) and not any(single) else None
+
+
+def _speaking(parts: tuple[str, ...], weights: Any) -> list[str]:
+    """Of a fusion's parts those whose weight is not 0; all where it is not known."""
+    if not isinstance(weights, list | tuple) or len(weights) != len(parts):
+        return list(parts)
+    return [part for part, weight in zip(parts, weights, strict=True) if weight != 0]
 
 
 def _mean_costs(costs: list[Costs]) -> dict[str, float]:

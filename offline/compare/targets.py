@@ -101,7 +101,8 @@ def _better_by_five(reached: Reached) -> Target:
 
 
 def _best_fusion(reached: Reached) -> Row | None:
-    rows = [reached.warm[name] for name in FUSIONS if name in reached.warm]
+    """A fusion whose language models are silent holds none."""
+    rows = [row for name in FUSIONS if (row := reached.warm.get(name)) is not None and row.same_as is None]
     return max(rows, key=lambda row: row.ndcg10, default=None)
 
 
@@ -139,18 +140,18 @@ def _above_retriever(reached: Reached) -> Target:
     judged = _judged(name, target, found, lambda j: j.contrast.relative > 0)
     if row is None or judged.value is None:
         return judged
-    gain = _share_of_possible_gain(row, reached)
+    gain = _share_of_possible_gain(found, reached)
     weights = ", ".join(str(choice) for choice in row.choices)
     cost = f"{row.costs.get('request_cpu_ms', float('nan')):.0f} ms of CPU per request"
     return Target(name, target, f"{judged.value}; {gain}; {weights}; {cost}", judged.held)
 
 
-def _share_of_possible_gain(row: Row, reached: Reached) -> str:
+def _share_of_possible_gain(found: Judged | None, reached: Reached) -> str:
     """G = (N_rerank - N_retriever) / (R@K - N_retriever): of what perfect reranking would gain."""
     base, recall = reached.warm.get("sasrec"), reached.retriever_recall
-    if base is None or recall is None or recall <= base.ndcg10:
+    if found is None or base is None or recall is None or recall <= base.ndcg10:
         return "G not measured"
-    return f"G = {(row.ndcg10 - base.ndcg10) / (recall - base.ndcg10):+.3f}"
+    return f"G = {found.contrast.difference / (recall - base.ndcg10):+.3f}"
 
 
 def _cold_above(reached: Reached, arm: str) -> Target:

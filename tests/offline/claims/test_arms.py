@@ -148,3 +148,14 @@ def test_arms_without_randomness_do_not_lack_seeds() -> None:
     arms = _arms("ease", "sasrec")
     alone = replace(arms, scores={"ease": arms.scores["ease"][:1], "sasrec": arms.scores["sasrec"]})
     assert alone.seeds(["ease", "sasrec"]) == 5
+
+
+def test_a_second_stage_is_set_against_the_very_runs_that_it_reorders() -> None:
+    """It has three of the retriever's five runs; the other two were unlucky, which is no gain of the ranker's."""
+    arms = _arms("sasrec", "llamarec")
+    lucky = np.where(np.arange(5)[:, None] < 3, arms.scores["sasrec"][:1], 0.0)
+    scores = {"sasrec": lucky, "llamarec": lucky[:3]}
+    few = replace(arms, scores=scores, runs={"sasrec": (0, 1, 2, 3, 4), "llamarec": (0, 1, 2)})
+    found = reranking(few, Reranking(weight=0.3, recall=0.8), {}).estimate
+    assert found is not None
+    assert found.value == found.low == found.high == 0

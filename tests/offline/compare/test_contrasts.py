@@ -6,6 +6,7 @@ import numpy as np
 
 from offline.compare.contrasts import best_without_llm, judge
 from offline.compare.null_world import null_world
+from offline.compare.rows import same_as
 from offline.compare.scores import ArmScores
 
 World = dict[str, ArmScores]
@@ -68,3 +69,52 @@ def test_a_row_beside_another_is_drawn_with_its_seeds() -> None:
     spread = {j.contrast.family: j.contrast.detectable for j in judge(world, draws=500) if j.contrast.base == "sasrec"}
     assert spread["e4srec"] == 0
     assert spread["contriever"] > 0.01
+
+
+def test_a_row_beside_some_runs_of_another_is_compared_with_those() -> None:
+    """The runs that nobody added anything to were unlucky; what adds nothing must not look better for it."""
+    world = null_world(0)
+    base = np.where(np.arange(5)[:, None] < 3, world["sasrec"].ranks_SE[:1], 0).astype(np.int32)
+    world["sasrec"] = replace(world["sasrec"], ranks_SE=base)
+    world["llamarec"] = replace(
+        world["llamarec"], ranks_SE=base[:3], seeds=(0, 1, 2), metas=world["llamarec"].metas[:3]
+    )
+    found = next(
+        j.contrast for j in judge(world, draws=200) if (j.contrast.family, j.contrast.base) == ("llamarec", "sasrec")
+    )
+    assert found.difference == found.difference_low == found.difference_high == 0
+
+
+def _fused(world: World, name: str, *weights: list[float]) -> ArmScores:
+    metas = tuple(
+        meta.model_copy(update={"arm": name, "log": {"weights": list(chosen)}})
+        for meta, chosen in zip(world["e4srec"].metas, weights, strict=True)
+    )
+    return replace(_better(world["e4srec"]), arm=name, metas=metas)
+
+
+def test_a_fusion_whose_language_model_is_silent_is_shown_as_what_is_left_and_claims_nothing() -> None:
+    world = null_world(0)
+    world["e4srec+ease"] = _fused(world, "e4srec+ease", *[[0.0, 1.0]] * 5)
+    assert same_as(world["e4srec+ease"]) == "ease-recency"
+    assert _of(world, "e4srec+ease", "sasrec") == (True, False, "by the weights it chose it is ease-recency")
+    world["e4srec+ease"] = _fused(world, "e4srec+ease", [0.5, 0.5], *[[0.0, 1.0]] * 4)
+    assert same_as(world["e4srec+ease"]) is None
+    assert _of(world, "e4srec+ease", "sasrec") == (True, True, "")
+
+
+def test_what_is_left_of_a_fusion() -> None:
+    world, name = null_world(0), "ilora+sasrec+contriever+ease"
+    assert same_as(_fused(world, name, *[[0.0, 0.5, 0.0, 0.5]] * 5)) == "sasrec+ease-recency"
+    assert same_as(_fused(world, name, *[[0.0, 0.5, 0.1, 0.4]] * 5)) is None
+    assert same_as(_fused(world, "sasrec+sasrec", *[[1.0, 0.0]] * 5)) == "sasrec"
+    assert same_as(_fused(world, "sasrec+sasrec", [1.0, 0.0], *[[0.0, 1.0]] * 4)) is None
+
+
+def test_a_fusion_with_a_language_model_is_always_set_beside_the_one_without() -> None:
+    world = null_world(0)
+    world["e4srec+ease"] = replace(world["e4srec"], arm="e4srec+ease")
+    world["sasrec+ease"] = replace(world["sasrec"], arm="sasrec+ease")
+    world["sasrec-taught"] = replace(_better(world["sasrec"]), arm="sasrec-taught")
+    assert best_without_llm(world) == "sasrec-taught"
+    assert ("e4srec+ease", "sasrec+ease") in {(j.contrast.family, j.contrast.base) for j in judge(world, draws=100)}
