@@ -12,6 +12,7 @@ from offline.claims.inputs import OrderScores
 from offline.compare.arm import Arm
 from offline.compare.arms import BY_NAME
 from offline.compare.found_versions import FoundVersions
+from offline.compare.parts import version_in
 from offline.compare.recipes import fingerprint
 from offline.compare.scores import ArmScores
 from offline.metrics import Floats
@@ -30,11 +31,20 @@ def order_file(arm: Arm, seed: int, found: FoundVersions) -> Path:
     return found.settings.report / "order" / f"{arm.name}.{seed}.{identity}-{split_fingerprint}.npz"
 
 
+def is_measured(arm: Arm, seed: int, found: FoundVersions) -> bool:
+    """Whether the version that stands for this arm was asked: not one of the same recipe under another budget."""
+    file = order_file(arm, seed, found)
+    if not file.exists():
+        return False
+    version = found.find(arm, found.settings.headline, seed if arm.drawn else 0)
+    return version is None or version_in(file) in (None, version)
+
+
 def measure_order(arm: Arm, seed: int, found: FoundVersions) -> None:
     """Means over the seed's shuffles of NDCG@10, the whole history shuffled, and all but its last item."""
-    file = order_file(arm, seed, found)
-    if file.exists():
+    if is_measured(arm, seed, found):
         return
+    file = order_file(arm, seed, found)
     version = found.find(arm, found.settings.headline, seed)
     if version is None:
         raise RunRefused(f"{arm.name}: no version was made for {found.settings.headline}, seed {seed}")
@@ -52,18 +62,20 @@ def measure_order(arm: Arm, seed: int, found: FoundVersions) -> None:
         all=whole.astype(np.float32),
         but_last=but_last.astype(np.float32),
         seconds=np.float64(time.perf_counter() - started),
+        version=np.array(version),
     )
     fresh.replace(file)
 
 
 def read_order(warm: dict[str, ArmScores], found: FoundVersions) -> dict[str, OrderScores]:
-    """Of the runs that were measured both ways."""
+    """Of the runs that were measured both ways, by one and the same version."""
     order: dict[str, OrderScores] = {}
     for name in ORDERED:
         if name not in warm:
             continue
         files = {seed: order_file(BY_NAME[name], seed, found) for seed in warm[name].seeds}
-        there = [seed for seed, file in files.items() if file.exists()]
+        versions = dict(zip(warm[name].seeds, (meta.version for meta in warm[name].metas), strict=True))
+        there = [s for s, file in files.items() if file.exists() and version_in(file) in (None, versions[s])]
         if there:
             true_SE = warm[name].ndcg10_SE[[warm[name].seeds.index(seed) for seed in there]]
             order[name] = OrderScores(

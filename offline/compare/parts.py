@@ -20,8 +20,10 @@ def part_file(folder: Path, stem: str, part: int, parts: int) -> Path:
 
 
 def rank_part(bundle: Bundle, data: Split, file: Path, *, part: int, parts: int) -> None:
-    """The lists of one run of events, as the data set asks (seen items removed or not)."""
-    if file.exists():
+    """The lists of one run of events, as the data set asks (seen items removed or not). A part that another version was
+    asked for (the same recipe under another budget) is made again.
+    """
+    if file.exists() and version_in(file) in (None, bundle.version):
         return
     chosen = np.array_split(np.arange(len(data.test)), parts)[part]
     scores = evaluate(
@@ -29,8 +31,14 @@ def rank_part(bundle: Bundle, data: Split, file: Path, *, part: int, parts: int)
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(".new.npz")
-    np.savez_compressed(fresh, allow_pickle=False, top_rows=scores.top_rows)
+    np.savez_compressed(fresh, allow_pickle=False, top_rows=scores.top_rows, version=np.array(bundle.version))
     fresh.replace(file)
+
+
+def version_in(file: Path) -> str | None:
+    """Which version a file of measurements is of; None where it does not say."""
+    with np.load(file, allow_pickle=False) as saved:
+        return str(saved["version"]) if "version" in saved else None
 
 
 def joined(files: list[Path], data: Split) -> EventScores:

@@ -7,30 +7,36 @@ from dataclasses import replace
 import numpy as np
 
 from offline.claims import Claim, ColdDraw, Extras, Reranking, TwinWins, measure_all
+from offline.claims.reranking import RERANKED
 from offline.claims.twin_events import twin_events
 from offline.compare.found_versions import FoundVersions
 from offline.compare.measured import Measured
 from offline.compare.ordering import read_order
 from offline.compare.probing import read_probe
+from offline.compare.rows import same_as
 from offline.compare.scores import ArmScores
 from offline.sequences import Split
 
 
 def claims_of(measured: Measured, found: FoundVersions, *, draws: int) -> list[Claim]:
-    """All thirteen; empty where the headline's events do not weigh alike, which no claim is about."""
+    """All thirteen; empty where the headline's events do not weigh alike, which no claim is about. A row that equals
+    another by construction counts as one that was not measured.
+    """
     data = measured.splits[found.settings.headline]
     if data.test.weights is not None:
         return []
+    # What is another row by the weights it chose says nothing about its family. Claim 7 asks about the weight itself.
+    warm = {name: scores for name, scores in measured.warm.items() if name == RERANKED or same_as(scores) is None}
     extras = Extras(
         cold=_cold(measured),
-        twins=_twins(measured.warm, data),
-        order=read_order(measured.warm, found),
+        twins=_twins(warm, data),
+        order=read_order(warm, found),
         probe=read_probe(found),
         cpu_ms=_cpu_ms(measured.warm),
         reranking=_reranking(measured.warm),
         minutes={name: float(np.mean(m)) for name, scores in measured.warm.items() if (m := _minutes(scores))},
     )
-    return measure_all(measured.warm, data.dataset, data.test, extras=extras, draws=draws)
+    return measure_all(warm, data.dataset, data.test, extras=extras, draws=draws)
 
 
 def _cold(measured: Measured) -> dict[str, ColdDraw]:
@@ -58,9 +64,9 @@ def _minutes(scores: ArmScores) -> list[float]:
 
 def _reranking(warm: dict[str, ArmScores]) -> Reranking | None:
     """recall: of the retriever's list as deep as it was ranked, which is the ranker's window."""
-    if "llamarec" not in warm or "sasrec" not in warm:
+    if RERANKED not in warm or "sasrec" not in warm:
         return None
-    weights = [float(meta.log["weight"]) for meta in warm["llamarec"].metas if "weight" in meta.log]
+    weights = [float(meta.log["weight"]) for meta in warm[RERANKED].metas if "weight" in meta.log]
     if not weights:
         return None
     return Reranking(float(np.mean(weights)), recall=float((warm["sasrec"].ranks_SE > 0).mean()))

@@ -14,6 +14,7 @@ from offline.compare.arms import BY_NAME
 from offline.compare.recipes import fingerprint, run_config
 from offline.compare.settings import Settings
 from offline.compare.starting_values import TRIALS
+from offline.datasets.config import BUILT_IN
 from offline.run_config import RunConfig
 from offline.tuning import Trial, draw
 
@@ -57,7 +58,10 @@ def _file(family: str, settings: Settings, number: int) -> Path:
 def _identity(family: str, settings: Settings, changes: dict[str, Any]) -> str:
     start = fingerprint(main_arm(family), settings, seed=0, tuned={})
     minutes = min(TRIAL_MINUTES, settings.minutes)
-    text = json.dumps([start, changes, minutes, settings.headline], sort_keys=True)
+    parts: list[object] = [start, changes, minutes, settings.headline]
+    if settings.data != BUILT_IN.get(settings.data.name):
+        parts.append(settings.data.model_dump(mode="json"))  # what is best on other data says nothing here
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

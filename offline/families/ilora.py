@@ -108,7 +108,8 @@ class Recipe(LanguageModelRecipe):
 
     @property
     def refits(self) -> bool:
-        return not self.residual  # beta is chosen on validation
+        # beta is chosen on validation, and so is the length of the folds' trainings.
+        return not self.residual and not self.out_of_fold
 
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
         torch.manual_seed(self.seed)

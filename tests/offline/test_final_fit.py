@@ -143,6 +143,13 @@ def test_a_recipe_that_cannot_carry_its_choices_is_refused_before_training(write
         RunConfig.load(file)
 
 
+def test_folds_that_validation_ended_cannot_be_fitted_again(write_run: WriteRun) -> None:
+    """A final fit has trained on the validation events: by them, the folds' trainings would never end."""
+    for out_of_fold, refits in (("true", False), ("false", True)):
+        recipe = {"items_from": '"run:s"', "gate": '"causal"', "out_of_fold": out_of_fold}
+        assert RunConfig.load(write_run("i", "ilora", **recipe)).recipe.refits == refits
+
+
 def test_activate_if_better_judges_the_twins(
     write_run: WriteRun, store: ModelStore, workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,3 +87,18 @@ def test_where_seen_items_may_come_back_repeats_are_targets(dataset: SequenceDat
     every = mine(kept, [fold], per_user=1_000, depth=5, seed=0)
     assert len(every) == int((dataset.train.lengths - 1).clamp(min=0).sum())
     assert all(len(each.excluded) == 0 for each in every)
+
+
+def test_a_cold_item_is_no_candidate_however_much_the_retriever_likes_it(small_world: Interactions) -> None:
+    data = split(small_world, "cold-items-0").dataset
+    cold_N, trained_N = torch.from_numpy(data.cold_items), torch.from_numpy(data.trained_items)
+    torch.manual_seed(0)
+    encoder = SequenceConfig(items=40, dim=8, blocks=1, heads=2, max_history=16, jump=4).build().eval()
+    folds = [FoldRetriever(np.arange(60), encoder, torch.randn(40, 8).index_fill(0, cold_N.nonzero().flatten(), 0.0))]
+    liked = replace(folds[0], item_vectors_ND=folds[0].item_vectors_ND.clone())
+    liked.item_vectors_ND[cold_N] = 100 * torch.randn(int(cold_N.sum()), 8)
+    first, again = (mine(data, [fold], per_user=2, depth=10, seed=0) for fold in (folds[0], liked))
+    assert [each.hard_C.tolist() for each in first] == [each.hard_C.tolist() for each in again]
+    prompts = draw_prompts(again, trained_N=trained_N, window=20, max_history=16, seed=0, epoch=0)
+    shown = torch.cat([read_prompt(prompts.history(p)).candidates_K for p in range(len(prompts))])
+    assert not cold_N[shown].any()
