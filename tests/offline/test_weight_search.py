@@ -71,3 +71,19 @@ def test_items_that_nobody_trained_on_do_not_set_the_scale(
     wild[:, 7] = 1e6
     fusion = choose_weights([wild, opinions(1, 2)], validation, steps=4, trained_N=trained)
     assert fusion.deviations[0] == pytest.approx(fusion.deviations[1], rel=0.1)
+
+
+def test_what_the_parts_say_of_cold_items_moves_no_weight(
+    validation: Validation, opinions: Callable[[float, int], torch.Tensor]
+) -> None:
+    cold = np.zeros(ITEMS, dtype=bool)
+    cold[[3, 7]] = True
+    asked = np.flatnonzero(~cold[validation.targets.numpy()])
+    without = Validation(validation.queries.select(asked.tolist()), exclude_seen=False, cold_N=cold)
+    parts = [opinions(1, seed)[asked] for seed in (1, 2)]
+    trained = torch.from_numpy(~cold)
+    before = choose_weights([part.clone() for part in parts], without, steps=10, trained_N=trained)
+    parts[0][:, cold] = 50.0
+    assert choose_weights(parts, without, steps=10, trained_N=trained) == before
+    leaking = Validation(validation.queries.select(asked.tolist()), exclude_seen=False)
+    assert choose_weights(parts, leaking, steps=10, trained_N=EVERY) != before
