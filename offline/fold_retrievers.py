@@ -52,8 +52,16 @@ def retriever_recipe(bundle: Bundle) -> Recipe:
 def fold_retrievers(
     dataset: SequenceDataset, recipe: Recipe, *, folds: int, seed: int, checkpoints: Path
 ) -> Iterator[FoldRetriever]:
-    """Each fold is trained in a checkpoint folder of its own: a killed run does not train it again."""
+    """Each fold is trained in a checkpoint folder of its own: a killed run does not train it again.
+
+    ValueError where one fold would leave nobody to learn from.
+    """
     users = len(dataset.train)
+    if int((dataset.train.lengths > 1).sum()) < 2:
+        raise ValueError(
+            f"folds = {folds}: candidates are mined for one fold of users by a retriever fitted to the others, and "
+            'fewer than two users have two training events: set ranker = "pointwise", or bring more users'
+        )
     order = np.random.default_rng(seed).permutation(users)
     for fold, members in enumerate(np.array_split(order, min(folds, users))):
         parts = recipe.train(without_users(dataset, members), checkpoints / f"fold-{fold}", {}).parts

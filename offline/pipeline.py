@@ -12,6 +12,7 @@ from model_store.bundle import Bundle
 from model_store.manifest import Provenance
 from model_store.store import ModelStore
 from offline import datasets, evaluation
+from offline.data_needs import check_data
 from offline.final_fit import final_fit
 from offline.finishing import finished
 from offline.processes import as_main_says, measuring_device, this_process
@@ -64,6 +65,7 @@ def _evaluated(config: RunConfig, data: Split, *, store: ModelStore, workspace: 
     if done is not None and done in store.list_names():
         logger.info("%s: already published as %s", config.name, done)
         return _Made(done, workspace.log_of(checkpoints))
+    check_data(config.recipe, data.dataset)
     parents = {role: store.open(version) for role, version in names.items()}
     started = time.perf_counter()
     trained = finished(config.recipe.train(data.dataset, checkpoints, parents), config.recipe, data.dataset)

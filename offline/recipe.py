@@ -100,6 +100,11 @@ class Recipe(BaseModel, ABC):
         return False
 
     @property
+    def needs_texts(self) -> bool:
+        """Whether data in which no item has a text cannot be trained on."""
+        return self.cold_start == "regression"
+
+    @property
     def refits(self) -> bool:
         """Whether `refitted` can tell all that was chosen; else a run cannot ask for `final_fit`."""
         return False

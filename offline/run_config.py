@@ -150,4 +150,10 @@ def _recipe(file: Path, family: str, section: dict[str, Any]) -> Recipe:
 
 
 def _reasons(error: ValidationError, *, prefix: str) -> str:
-    return "; ".join(f"{prefix}{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+    """What a recipe's own check says stands as it was written, after the section where no single key is to blame."""
+    reasons = []
+    for e in error.errors():
+        place = (prefix + ".".join(map(str, e["loc"]))).rstrip(".")
+        said = e["msg"].removeprefix("Value error, ")
+        reasons.append(f"{place}: {said}" if place else said)
+    return "; ".join(reasons)

@@ -41,7 +41,10 @@ class SerialisedHistories:
         self._items.tokens, self._items.offsets = blocks.tokens, blocks.offsets
         sequences = [h for h in map(dataset.train.history, range(len(dataset.train))) if len(h)]
         if len(sequences) < 2:
-            raise ValueError("a stage on serialised histories needs two users: one to learn from, one to be held out")
+            raise ValueError(
+                "a stage on serialised histories needs two users, one to learn from and one to be held out, and there "
+                f"is {len(sequences)}: leave healing, next_title, mntp and simcse out"
+            )
         # A constant seed: losses of different seeds are of the same text.
         order = torch.randperm(len(sequences), generator=torch.Generator().manual_seed(0)).tolist()
         held = max(1, int(HELD_OUT_USERS * len(sequences)))

@@ -95,7 +95,10 @@ def fit(
     """
     windows_of = windows if callable(windows) else lambda _epoch: windows
     if len(windows_of(0)) == 0:
-        raise ValueError("no user has two training events: there is no step from one item to the next to learn from")
+        raise ValueError(
+            "no user has two training events: there is no step from one item to the next to learn from; bring longer "
+            "histories, or choose a protocol that holds out fewer events"
+        )
     accelerator = Accelerator(
         gradient_accumulation_steps=plan.accumulate, log_with="tensorboard", project_dir=checkpoints
     )

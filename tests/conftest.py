@@ -125,13 +125,13 @@ def write_run(tables: Path, tiny_base: Path) -> WriteRun:
 
     def write(name: str, family: str, *, protocol: str = "last-10", more: str = "", **recipe: str) -> Path:
         settings = {"sasrec": {"dim": "8", "max_history": "8", "heads": "1", "blocks": "1"}}.get(family, {})
-        if family in ("e4srec", "contriever"):
+        if family in ("e4srec", "contriever", "ilora", "llm2vec"):
             settings = {"max_history": "8", "prompt": '"a b"', "item_text": '"{title}"'}
         if family == "llamarec":
             settings = {"max_history": "8", "prompt": '"a b"', "window": "6", "folds": "2", "targets_per_user": "2"}
         lines = [f"{key} = {value}" for key, value in (settings | recipe).items()]
         sections = "" if family in ("ease", "fused") else FIT
-        if family in ("e4srec", "contriever"):
+        if family in ("e4srec", "contriever", "ilora", "llm2vec"):
             sections += LM.format(base=tiny_base, layers=2)
         if family == "llamarec":
             sections += LM.format(base=tiny_base, layers=3)

@@ -94,6 +94,10 @@ class Recipe(LanguageModelRecipe):
         return True
 
     @property
+    def needs_texts(self) -> bool:
+        return self.history_input != "id" or self.item_tower == "id+text" or self.cold_start == "regression"
+
+    @property
     def refits(self) -> bool:
         return not self.residual  # beta is chosen on validation
 

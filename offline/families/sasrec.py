@@ -54,7 +54,7 @@ class Recipe(offline.recipe.Recipe):
     @model_validator(mode="after")
     def _whole_heads(self) -> Self:
         if self.dim % self.heads:
-            raise ValueError(f"dim = {self.dim} cannot be shared among heads = {self.heads}")
+            raise ValueError(f"dim = {self.dim} cannot be shared among heads = {self.heads}: make it a multiple")
         return self
 
     @model_validator(mode="after")
