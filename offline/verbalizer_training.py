@@ -12,9 +12,8 @@ import torch
 from peft import PeftModel
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from model_store.base_files import base_folder
 from model_store.base_models import BaseModel as Base
 from model_store.encoder_files import multiplies_bfloat16
 from model_store.encoders.history import HistoryBatch
@@ -23,13 +22,9 @@ from model_store.rankers.verbalizer import VerbalizerConfig, VerbalizerRanker
 from model_store.staging import RankerControl
 from model_store.token_blocks import compact_vocabulary
 from offline.language_models import LanguageModel
+from offline.stage_adapters import merged
 
 Identifiers = Literal["letters", "unused"]
-
-
-def layers_of(base: str) -> int:
-    """How many layers the whole base has; BaseModelRefused when there is no such base."""
-    return int(AutoConfig.from_pretrained(base_folder(base), trust_remote_code=False).num_hidden_layers)
 
 
 def letter_tokens(base: Base) -> list[int]:
@@ -57,12 +52,14 @@ def untrained_verbalizer(
     max_history: int,
     identifiers: Identifiers,
     dtype: str,
+    head_VH: Tensor | None = None,
 ) -> VerbalizerRanker:
     """Takes over `base.lm`. prompt: prefix, middle and suffix. Weight 1 until it is chosen.
 
-    `letters` start as the base's rows for them, as input and, its head being tied, as output. `unused` tokens start as
-    random rows of the same size: their own were never trained and are nearly equal (SmolLM2), so no place could be told
-    from another. Where the base has too few tokens of a kind, rows past its vocabulary are added. All of them learn.
+    `letters` start as the base's rows for them, as input, and as output those of head_VH (None: the token table, to
+    which most heads are tied). `unused` tokens start as random rows of the same size: their own were never trained and
+    are nearly equal (SmolLM2), so no place could be told from another. Where the base has too few tokens of a kind,
+    rows past its vocabulary are added. All of them learn.
     """
     frame = [part.tokens.long() for part in prompt]
     items = compact_vocabulary(blocks)
@@ -94,13 +91,15 @@ def untrained_verbalizer(
         new_WH = torch.randn(window - len(known), base.hidden) * base.input_std
         rows_WH = torch.cat((base.embedding(torch.tensor(known, dtype=torch.int64)).float(), new_WH))
         ranker.identifier_inputs.copy_(rows_WH)
+        if head_VH is not None:
+            rows_WH[: len(known)] = head_VH[known].float()
         ranker.identifier_outputs.copy_(rows_WH)
     return ranker
 
 
 def served_verbalizer(ranker: VerbalizerRanker, settings: LanguageModel, adapted: PeftModel) -> VerbalizerRanker:
-    """The adapters merged in float32 and cast once."""
-    return _with_decoder(ranker, settings.merged(adapted))
+    """The adapters merged in float32 and cast once. adapted: one that stands for all stages, where there were several."""
+    return _with_decoder(ranker, merged(settings, adapted))
 
 
 def verbalizer_controls(served: VerbalizerRanker, settings: LanguageModel) -> Mapping[str, RankerControl]:

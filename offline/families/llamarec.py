@@ -14,6 +14,7 @@ from typing import Literal, Self
 
 import torch
 from pydantic import PositiveInt, model_validator
+from torch import Tensor
 
 from model_store.base_models import BaseModel as Base
 from model_store.bundle import Bundle
@@ -22,6 +23,7 @@ from model_store.encoders.sequence import SequenceEncoder
 from model_store.rankers.verbalizer import VerbalizerRanker
 from model_store.token_blocks import tokenize_blocks
 from offline.fold_retrievers import fold_retrievers, retriever_recipe
+from offline.healing import heal, refuse_without_healing
 from offline.language_model_recipe import LanguageModelRecipe
 from offline.language_models import save_adapter
 from offline.mined_candidates import MinedTarget, draw_prompts, mine
@@ -29,17 +31,20 @@ from offline.ranked_parts import pointwise_controls, pointwise_ranker, ranked_pa
 from offline.recipe import TrainedModel
 from offline.reranking import RerankingProblem, best_ndcg10, choose_weight
 from offline.sequences import SequenceDataset
+from offline.serialised_histories import SerialisedHistories
+from offline.stage_adapters import combined, take_adapter
+from offline.text_stages import Staged, TokenPlan
 from offline.training import FitPlan, fit
 from offline.verbalizer_objective import VerbalizerObjective
 from offline.verbalizer_training import (
     Identifiers,
-    layers_of,
     served_verbalizer,
     untrained_verbalizer,
     verbalizer_controls,
 )
 
 MINED = 100
+READER = "the verbalizer"
 OF_BOTH = frozenset({"seed", "retriever", "ranker", "vectors_from", "window"})
 
 
@@ -52,7 +57,8 @@ class Recipe(LanguageModelRecipe):
     `letters` or tokens that the base has never seen (`unused`); they learn at fit.item_learning_rate.
     folds, targets_per_user: of the mining; prompts: at most so many of the mined targets are learnt from.
     validation_prompts: so many queries judge each epoch; the weight is chosen on all.
-    healing: a stage that gives a truncated base its head back; there is none yet.
+    healing: a stage on serialised histories that gives a truncated base its head back, before the ranker learns; a
+    base that lacks layers is refused without it. The adapters of both stages are served merged.
     """
 
     reranks = True
@@ -73,7 +79,7 @@ class Recipe(LanguageModelRecipe):
     targets_per_user: PositiveInt = 4
     prompts: PositiveInt | None = None
     validation_prompts: PositiveInt = 500
-    healing: FitPlan | None = None
+    healing: TokenPlan | None = None
     fit: FitPlan = FitPlan(
         learning_rate=5e-4, warmup_steps=20, epochs=3, batch=16, decay=True, evaluate_every=1, average=1, clip=1.0
     )
@@ -90,8 +96,6 @@ class Recipe(LanguageModelRecipe):
             raise ValueError('ranker = "verbalizer" reads text and no vectors: remove vectors_from')
         if self.window < 2:
             raise ValueError("window = 1 leaves nothing to reorder: set window = 2 or more")
-        if self.healing is not None:
-            raise ValueError("healing: there is no such stage yet; remove it, and set lm.keep_layers to all layers")
         if self.folds < 2:
             raise ValueError("folds = 1 would leave nobody to fit a retriever to: set folds = 2 or more")
         return self
@@ -117,11 +121,11 @@ class Recipe(LanguageModelRecipe):
     def _verbalizer(
         self, dataset: SequenceDataset, checkpoints: Path, *, retriever: Bundle, problem: RerankingProblem
     ) -> TrainedModel:
-        self._has_a_head()
+        refuse_without_healing(self.lm, READER, healing=self.healing)
+        staged, head_VH = self._readable(dataset, checkpoints)
         mined = self._mined(dataset, retriever, checkpoints)
         torch.manual_seed(self.seed)
-        base = self.lm.open()
-        ranker = self._untrained(dataset, base)
+        ranker = self._untrained(dataset, staged.base, head_VH=head_VH)
         adapted = self.lm.with_adapters(ranker.lm)
         objective = VerbalizerObjective(ranker, dropout=self.dropout)
         judged = problem.sample(self.validation_prompts)
@@ -134,20 +138,34 @@ class Recipe(LanguageModelRecipe):
             seed=self.seed,
         )
         objective.cpu()
-        served = served_verbalizer(ranker, self.lm, adapted)
+        one = combined(self.lm, [*staged.adapters, take_adapter(adapted)]) if staged.adapters else adapted
+        served = served_verbalizer(ranker, self.lm, one)
         log = progress.figures() | {"mined": len(mined)} | choose_weight(problem, served)
+        if staged.logs:
+            log |= {"stages": staged.logs, "seconds": progress.seconds + staged.seconds}
         return TrainedModel(
             replace(
                 ranked_parts(dataset, retriever, ranker=served),
                 ranker_controls=verbalizer_controls(served, self.lm),
-                ranker_adapter=save_adapter(adapted, checkpoints / "adapter"),
-                tokenizer=base.tokenizer_file,
-                base=base.identity,
+                ranker_adapter=save_adapter(one, checkpoints / "adapter"),
+                tokenizer=staged.base.tokenizer_file,
+                base=staged.base.identity,
             ),
             log=log,
         )
 
-    def _untrained(self, dataset: SequenceDataset, base: Base) -> VerbalizerRanker:
+    def _readable(self, dataset: SequenceDataset, checkpoints: Path) -> tuple[Staged, Tensor | None]:
+        """The base, healed where that is asked for, and then its head."""
+        if self.healing is None:
+            return Staged.start(self.lm), None
+        base = self.lm.open()
+        blocks, prefix = self._item_blocks(dataset, base), self._prefix(base)
+        text = SerialisedHistories(dataset, blocks, prefix=prefix, max_history=self.max_history)
+        healed = heal(self.lm, text, plan=self.healing, checkpoints=checkpoints, seed=self.seed)
+        healed.refuse_unless_readable(READER)
+        return healed.staged, healed.head_VH
+
+    def _untrained(self, dataset: SequenceDataset, base: Base, *, head_VH: Tensor | None) -> VerbalizerRanker:
         prefix, middle, suffix = (
             tokenize_blocks(base.tokenizer_file, [text])
             for text in (self.prompt, self.candidates_prompt, self.answer_prompt)
@@ -161,16 +179,8 @@ class Recipe(LanguageModelRecipe):
             max_history=self.max_history,
             identifiers=self.identifiers,
             dtype=self.lm.dtype,
+            head_VH=head_VH,
         )
-
-    def _has_a_head(self) -> None:
-        """The answer is read off the head, and a head fits the last layer of the whole base only."""
-        layers = layers_of(self.lm.base)
-        if self.lm.keep_layers != layers:
-            raise ValueError(
-                f"lm.keep_layers = {self.lm.keep_layers} of {layers} leaves the verbalizer no usable head, and healing "
-                f"cannot mend it yet: set lm.keep_layers = {layers}"
-            )
 
     def _mined(self, dataset: SequenceDataset, retriever: Bundle, checkpoints: Path) -> list[MinedTarget]:
         recipe = retriever_recipe(retriever)

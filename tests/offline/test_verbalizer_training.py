@@ -15,7 +15,6 @@ from offline.mined_candidates import MinedTarget, draw_prompts
 from offline.verbalizer_objective import VerbalizerObjective
 from offline.verbalizer_training import (
     Identifiers,
-    layers_of,
     letter_tokens,
     served_verbalizer,
     untrained_verbalizer,
@@ -118,7 +117,3 @@ def test_what_is_served_is_what_was_trained_and_the_controls_are_not(settings: L
         assert not torch.allclose(control(HISTORIES, ROWS_BK), trained, atol=1e-3), name
     for name, tensor in served.state_dict().items():
         assert torch.equal(tensor, before[name]), name
-
-
-def test_layers_of_the_whole_base(tiny_base: Path) -> None:
-    assert layers_of(str(tiny_base)) == 3

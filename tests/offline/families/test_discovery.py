@@ -66,6 +66,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "llamarec": [
         {"window": 8, "folds": 2, "targets_per_user": 2, "lm": {"keep_layers": 3}},
         {"window": 4, "windows": 2, "folds": 2, "targets_per_user": 1, "lm": {"keep_layers": 3}},
+        {"window": 8, "folds": 2, "targets_per_user": 1, "healing": HEALING},
         {"ranker": "pointwise", "vectors_from": "v", "window": 8},
     ],
     "llm2vec": [
