@@ -98,7 +98,7 @@ def untrained_verbalizer(
 
 
 def served_verbalizer(ranker: VerbalizerRanker, settings: LanguageModel, adapted: PeftModel) -> VerbalizerRanker:
-    """The adapters merged in float32 and cast once. adapted: one that stands for all stages, where there were several."""
+    """The adapters merged in float32 and cast once. adapted: one for all stages together."""
     return _with_decoder(ranker, merged(settings, adapted))
 
 

@@ -1,4 +1,4 @@
-"""One service goes through a version of every family, and of every kind of bundle, and answers all that may be asked."""
+"""One service goes through a version of every family and of every kind of bundle, and answers what may be asked."""
 
 from __future__ import annotations
 
@@ -76,7 +76,9 @@ def service(versions: dict[str, str], tmp_path: Path) -> Iterator[Running]:
         yield served.ready()
 
 
-def test_every_version_answers_all_that_may_be_asked(versions: dict[str, str], service: Running, tmp_path: Path) -> None:
+def test_every_version_answers_all_that_may_be_asked(
+    versions: dict[str, str], service: Running, tmp_path: Path
+) -> None:
     assert {family for family, _ in RUNS.values()} == set(families.names())
     store = ModelStore(tmp_path / "store")
     for name, version in versions.items():
