@@ -19,7 +19,7 @@ from offline.compare.settings import Settings
 
 Minutes = dict[tuple[str, str], float]
 K = TypeVar("K")
-RANK_MINUTES = 80.0  # until one was measured
+RANK_MINUTES = 15.0  # until one was measured
 
 
 @dataclass(frozen=True, slots=True)
