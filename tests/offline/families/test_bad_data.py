@@ -216,7 +216,11 @@ def test_who_reads_texts_refuses_data_without_any(family: str, wordless: Split, 
 def test_who_knows_items_by_id_needs_no_text(wordless: Split, made: Callable[..., Bundle], tiny_base: Path) -> None:
     sasrec = made(families.recipe_class("sasrec").model_validate(SASREC), wordless, {})
     by_id = _recipe("e4srec", tiny_base, history_input="id", item_tower="id")
-    _answers(made(by_id, wordless, {"items_from": sasrec, "teacher": sasrec}), wordless)
+    vectors = made(by_id, wordless, {"items_from": sasrec, "teacher": sasrec})
+    _answers(vectors, wordless)
+    section = {"ranker": "pointwise", "retriever": "v", "vectors_from": "w", "window": 50}
+    ranked = families.recipe_class("llamarec").model_validate(section)
+    _answers(made(ranked, wordless, {"retriever": sasrec, "vectors_from": vectors}), wordless)
 
 
 @pytest.mark.parametrize("family", sorted(READING))
