@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,22 @@ TOLERANCES = {
     "bfloat16": GoldenTolerances(cosine=1e-3, norm=1e-2),
     "float16": GoldenTolerances(cosine=1e-3, norm=1e-2),
 }
+
+
+T = TypeVar("T")
+
+
+def read_recorded(kind: Callable[..., T], folder: Path, name: str) -> T:
+    """kind(histories, **tensors) of what `write_recorded` wrote; BundleRefused where the tensors are not its fields."""
+    tensors = read_tensors(folder / name)
+    try:
+        return kind(HistoryBatch(tensors.pop("history_rows"), tensors.pop("history_offsets")), **tensors)
+    except (KeyError, TypeError) as error:
+        raise BundleRefused(f"{name} lacks a tensor, or has one too many: {error}") from error
+
+
+def write_recorded(histories: HistoryBatch, tensors: Mapping[str, Tensor], file: Path) -> None:
+    save_file({**tensors, "history_rows": histories.rows, "history_offsets": histories.offsets}, file)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,17 +70,11 @@ class GoldenQueries:
 
     @classmethod
     def read(cls, folder: Path) -> GoldenQueries:
-        tensors = read_tensors(folder / FILE)
-        try:
-            histories = HistoryBatch(tensors.pop("history_rows"), tensors.pop("history_offsets"))
-            return cls(histories, **tensors)
-        except (KeyError, TypeError) as error:
-            raise BundleRefused(f"{FILE} lacks a tensor, or has one too many: {error}") from error
+        return read_recorded(cls, folder, FILE)
 
     def write(self, folder: Path) -> None:
         tensors = {name: getattr(self, name).contiguous() for name in ("vectors_QD", "rows_QK", "scores_QK")}
-        tensors |= {"history_rows": self.histories.rows, "history_offsets": self.histories.offsets}
-        save_file(tensors, folder / FILE)
+        write_recorded(self.histories, tensors, folder / FILE)
 
     def replay(self, encoder: QueryEncoder, index: ItemIndex, *, tolerances: GoldenTolerances) -> None:
         """BundleRefused unless every encode path gives the recorded vectors and items, within tolerance."""

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from model_store.encoders.history import HistoryBatch
 from model_store.errors import BundleRefused
+from model_store.golden import read_recorded, write_recorded
 from model_store.manifest import GoldenTolerances
-from model_store.module_files import read_tensors
 from model_store.ranker import InterpolatedRanker
 from model_store.ranker_files import GOLDEN
 from model_store.retrieval import Rows
@@ -47,19 +46,11 @@ class GoldenRanking:
 
     @classmethod
     def read(cls, folder: Path) -> GoldenRanking:
-        tensors = read_tensors(folder / GOLDEN)
-        try:
-            histories = HistoryBatch(tensors.pop("history_rows"), tensors.pop("history_offsets"))
-            return cls(histories, **tensors)
-        except (KeyError, TypeError) as error:
-            raise BundleRefused(f"{GOLDEN} lacks a tensor, or has one too many: {error}") from error
+        return read_recorded(cls, folder, GOLDEN)
 
     def write(self, folder: Path) -> None:
         tensors = {"item_rows_QK": self.item_rows_QK, "opinions_QK": self.opinions_QK}
-        save_file(
-            tensors | {"history_rows": self.histories.rows, "history_offsets": self.histories.offsets},
-            folder / GOLDEN,
-        )
+        write_recorded(self.histories, tensors, folder / GOLDEN)
 
     def replay(self, ranker: InterpolatedRanker, *, tolerances: GoldenTolerances) -> None:
         """BundleRefused unless the ranker scores as recorded, all at once and one by one."""

@@ -12,26 +12,12 @@ from model_store.bundle import Bundle
 from model_store.encoders.history import AllPositions, Growing
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.staging import BundleParts
-from offline.datasets import Interactions
-from offline.families import contriever, sasrec
+from offline.families import contriever
 from offline.item_towers import IdTower
 from offline.read_out_objective import ReadOutNextItem
 from offline.sequences import SequenceDataset
-from offline.splits import split
-from offline.training import FitPlan
 
 OpenBundle = Callable[[BundleParts], Bundle]
-
-
-@pytest.fixture
-def dataset(small_world: Interactions) -> SequenceDataset:
-    return split(small_world, "last-10").dataset
-
-
-@pytest.fixture
-def start(dataset: SequenceDataset, tmp_path: Path, open_bundle: OpenBundle) -> Bundle:
-    recipe = sasrec.Recipe(dim=8, max_history=16, fit=FitPlan(epochs=2, evaluate_every=1, batch=16))
-    return open_bundle(recipe.train(dataset, tmp_path / "sasrec", {}).parts)
 
 
 def _recipe(tiny_base: Path, **changes: Any) -> contriever.Recipe:
@@ -80,7 +66,8 @@ def test_text_and_id_towers_differ_on_the_item_side_alone(
         assert shapes[0] == shapes[1]
     assert text.encoder.config == ids.encoder.config
     assert isinstance(ids.items, IdTower)
-    assert torch.equal(ids.items.ids_ND, torch.from_numpy(start.index.vectors_ND) / start.index.vectors_ND.std(ddof=1))
+    vectors_ND = torch.from_numpy(start.index.vectors_ND)
+    assert torch.equal(ids.items.ids_ND, vectors_ND / vectors_ND.std())
     assert torch.equal(text.projector.text_NH, ids.projector.text_NH)  # type: ignore[union-attr, arg-type]
 
 

@@ -12,24 +12,10 @@ from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.staging import BundleParts
-from offline.datasets import Interactions
-from offline.families import e4srec, sasrec
+from offline.families import e4srec
 from offline.sequences import SequenceDataset
-from offline.splits import split
-from offline.training import FitPlan
 
 OpenBundle = Callable[[BundleParts], Bundle]
-
-
-@pytest.fixture
-def dataset(small_world: Interactions) -> SequenceDataset:
-    return split(small_world, "last-10").dataset
-
-
-@pytest.fixture
-def start(dataset: SequenceDataset, tmp_path: Path, open_bundle: OpenBundle) -> Bundle:
-    recipe = sasrec.Recipe(dim=8, max_history=16, fit=FitPlan(epochs=3, evaluate_every=1, batch=16))
-    return open_bundle(recipe.train(dataset, tmp_path / "sasrec", {}).parts)
 
 
 def _recipe(tiny_base: Path, **changes: Any) -> e4srec.Recipe:
