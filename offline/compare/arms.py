@@ -11,6 +11,7 @@ from offline.run_config import RunRefused
 ALL: tuple[Where, ...] = ("warm", "temporal", "cold")
 _SASREC: dict[str, str | tuple[str, ...]] = {"items_from": "sasrec"}
 _RANDOM: dict[str, Any] = {"lm": {"random_init": True}}
+_FEWER = 3  # seeds of a row that answers one question about a family: the families' own rows have more
 _CLOSED: dict[str, Any] = {"seeds": 1, "train_minutes": 0.1, "score_minutes": 0.3}
 
 
@@ -18,7 +19,7 @@ def _scorer(name: str, variant: str, *, where: tuple[Where, ...] = ALL) -> Arm:
     return Arm(name, SCORER, variant, "baseline", seeds=1, where=where, train_minutes=0.0, score_minutes=0.3)
 
 
-def _ilora(name: str, variant: str, *, seeds: int = 3, where: tuple[Where, ...] = ("warm",), **changes: Any) -> Arm:
+def _ilora(name: str, variant: str, *, where: tuple[Where, ...] = ("warm",), **changes: Any) -> Arm:
     in_its_space = changes.get("space") == "sasrec"
     return Arm(
         name,
@@ -29,7 +30,7 @@ def _ilora(name: str, variant: str, *, seeds: int = 3, where: tuple[Where, ...] 
         changes=changes,
         dropped=("item_tower",) if in_its_space else (),
         parents=_SASREC,
-        seeds=seeds,
+        seeds=_FEWER,
         where=where,
         beside="sasrec" if changes.get("residual") else None,
     )
@@ -38,11 +39,21 @@ def _ilora(name: str, variant: str, *, seeds: int = 3, where: tuple[Where, ...] 
 def _e4srec(history_input: str, variant: str) -> Arm:
     changes = {"residual": False, "train_items": True, "history_input": history_input}
     name = f"e4srec-{history_input.removesuffix('_vector')}"
-    return Arm(name, "e4srec", variant, "variant", llm=True, changes=changes, dropped=("branch_drop",), parents=_SASREC)
+    return Arm(
+        name,
+        "e4srec",
+        variant,
+        "variant",
+        llm=True,
+        changes=changes,
+        dropped=("branch_drop",),
+        parents=_SASREC,
+        seeds=_FEWER,
+    )
 
 
-def _pooled(name: str, variant: str, *, seeds: int = 3, **changes: Any) -> Arm:
-    return Arm(name, "llm2vec", variant, "variant", llm=True, changes=changes, seeds=seeds)
+def _pooled(name: str, variant: str, **changes: Any) -> Arm:
+    return Arm(name, "llm2vec", variant, "variant", llm=True, changes=changes, seeds=_FEWER)
 
 
 def _fusion(name: str, variant: str, parts: tuple[str, ...], *, llm: bool) -> Arm:
@@ -89,7 +100,7 @@ ARMS: tuple[Arm, ...] = (
         "variant",
         llm=True,
         parents={"teacher": "ilora"},
-        seeds=3,
+        seeds=_FEWER,
         score_minutes=0.5,
     ),
     Arm(
@@ -110,10 +121,11 @@ ARMS: tuple[Arm, ...] = (
         llm=True,
         changes=_RANDOM,
         parents=_SASREC,
+        seeds=_FEWER,
     ),
     _ilora("ilora-common-text", "alone, common space, items by text", item_tower="text", where=("warm", "cold")),
     _ilora("ilora-common-text+id", "alone, common space, items by both", item_tower="text+id"),
-    _ilora("ilora-sasrec", "alone, in SASRec's space", seeds=5, space="sasrec"),
+    _ilora("ilora-sasrec", "alone, in SASRec's space", space="sasrec"),
     _ilora("ilora-residual", "beside SASRec, in its space", space="sasrec", residual=True, branch_drop=1.0),
     Arm(
         "e4srec",
@@ -134,6 +146,7 @@ ARMS: tuple[Arm, ...] = (
         llm=True,
         changes=_RANDOM,
         parents=_SASREC,
+        seeds=_FEWER,
         beside="sasrec",
     ),
     Arm(
@@ -150,7 +163,15 @@ ARMS: tuple[Arm, ...] = (
     _e4srec("id", "alone, reads IDs"),
     _e4srec("text_vector", "alone, reads text"),
     Arm("contriever", "contriever", "items by text", "family", llm=True, where=ALL, twin="contriever-random"),
-    Arm("contriever-random", "contriever", "as Contriever, random weights", "control", llm=True, changes=_RANDOM),
+    Arm(
+        "contriever-random",
+        "contriever",
+        "as Contriever, random weights",
+        "control",
+        llm=True,
+        changes=_RANDOM,
+        seeds=_FEWER,
+    ),
     Arm(
         "contriever-id",
         "contriever",
@@ -159,6 +180,7 @@ ARMS: tuple[Arm, ...] = (
         llm=True,
         changes={"item_tower": "id"},
         parents=_SASREC,
+        seeds=_FEWER,
     ),
     Arm(
         "llm2vec",
@@ -176,10 +198,10 @@ ARMS: tuple[Arm, ...] = (
         "control",
         llm=True,
         changes=_RANDOM,
-        seeds=3,
+        seeds=_FEWER,
     ),
     _pooled("llm2vec-mean", "bidirectional, mean", pooling="mean"),
-    _pooled("llm2vec-last", "bidirectional, last token", seeds=5, pooling="last"),
+    _pooled("llm2vec-last", "bidirectional, last token", pooling="last"),
     _pooled("llm2vec-causal", "causal, weighted mean", causal=True),
     _pooled("llm2vec-causal-mean", "causal, mean", causal=True, pooling="mean"),
     _pooled("llm2vec-causal-last", "causal, last token", causal=True, pooling="last"),
@@ -191,7 +213,7 @@ ARMS: tuple[Arm, ...] = (
         llm=True,
         changes={"ranker": "verbalizer"},
         parents={"retriever": "sasrec"},
-        seeds=3,
+        seeds=_FEWER,
         beside="sasrec",
         score_minutes=2.0,
         parts=4,
@@ -205,7 +227,7 @@ ARMS: tuple[Arm, ...] = (
         changes={"ranker": "pointwise"},
         bare=True,
         parents={"retriever": "sasrec", "vectors_from": "contriever"},
-        seeds=3,
+        seeds=_FEWER,
         beside="sasrec",
         train_minutes=2.0,
         score_minutes=5.0,
