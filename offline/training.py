@@ -35,10 +35,11 @@ class Diverged(ValueError):
 class FitPlan(BaseModel):
     """How long and how fast; part of a recipe.
 
-    minutes bounds the training time of all sessions together (a resumed run goes on counting). Evaluation happens
-    every `evaluate_every` epochs; a model is chosen on the mean of its last `average` validation figures and is the
-    average of those checkpoints' weights, because early stopping on one figure is the largest source of noise in
-    small transformers. `patience` counts evaluations without a better mean.
+    minutes bounds the training time of all sessions together (a resumed run goes on counting; on a CPU, what other
+    processes take of it is not counted). Evaluation happens every `evaluate_every` epochs; a model is chosen on the
+    mean of its last `average` validation figures and is the average of those checkpoints' weights, because early
+    stopping on one figure is the largest source of noise in small transformers. `patience` counts evaluations without
+    a better mean.
     decay: the learning rate falls in a straight line to 0, after the warm-up, at the end of `epochs` or `minutes`,
     whichever comes first; a run that ends earlier (`patience`) ends above 0.
     stop_after: trains exactly so many epochs and judges nothing: the last `average` checkpoints are kept, whatever
@@ -114,11 +115,11 @@ def fit(
     if load_checkpoint(accelerator, folder):
         logger.info("%s: resumes after epoch %d", stage, progress.epoch)
     while not progress.done:
-        started = time.perf_counter()
+        worked = _WorkClock(accelerator.device)
         read = windows_of(progress.epoch)
         loss = _epoch(model, optimizer, read, plan=plan, accelerator=accelerator, progress=progress, seed=seed)
         progress.epoch += 1
-        progress.seconds, loss = as_main_says((progress.seconds + time.perf_counter() - started, loss))
+        progress.seconds, loss = as_main_says((progress.seconds + worked.seconds(), loss))
         if not math.isfinite(loss):
             raise Diverged(
                 f"{stage}: the loss is {loss} in epoch {progress.epoch}; lower recipe.{stage}.learning_rate, or set "
@@ -148,6 +149,21 @@ def fit(
         tracker.finish()
     accelerator.free_memory()
     return progress
+
+
+class _WorkClock:
+    """Seconds this process has worked. What a neighbour takes of a shared processor is not counted, so that a budget
+    buys as much training on a busy machine as on a quiet one; a process cannot tell for a GPU, whose wall clock counts.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._shared = device.type == "cpu"
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def seconds(self) -> float:
+        wall = time.perf_counter() - self._wall
+        # Several threads work more seconds than pass.
+        return min(wall, time.process_time() - self._cpu) if self._shared else wall
 
 
 def _keep_constants_at_home(objective: nn.Module) -> None:

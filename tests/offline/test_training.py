@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
 from offline.objectives import NextItem
 from offline.optimizers import MasterWeightAdamW
 from offline.progress import Progress
-from offline.training import FitPlan, _keep_constants_at_home, _share_of_rate, fit
+from offline.training import FitPlan, _keep_constants_at_home, _share_of_rate, _WorkClock, fit
 from offline.windows import training_windows
 
 ITEMS = 12
@@ -185,6 +186,20 @@ def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_the_end(
     # Twenty windows of seven targets and twenty of the seven before: one batch is an epoch.
     _fit(tmp_path, plan=PLAN.model_copy(update={"batch": 100, **changes}))
     assert rates == pytest.approx([1e-2 * share for share in expected])
+
+
+def test_a_budget_does_not_count_what_other_processes_take() -> None:
+    clock = _WorkClock(torch.device("cpu"))
+    time.sleep(0.3)
+    waited = clock.seconds()
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
+    assert waited < 0.1
+    assert 0.1 <= clock.seconds() < 0.3
+    on_gpu = _WorkClock(torch.device("cuda"))
+    time.sleep(0.05)
+    assert on_gpu.seconds() >= 0.05
 
 
 def test_the_learning_rate_also_falls_to_the_end_of_the_minutes() -> None:
