@@ -11,7 +11,7 @@ from offline.claims.contrasts import Arms, beside, named
 from offline.claims.inputs import Reranking
 from offline.resampling import Figure, least
 
-RERANKED, RETRIEVER, POINTWISE = "llamarec", "sasrec", "llamarec-pointwise"
+RERANKED, RETRIEVER, OTHER = "llamarec", "sasrec", "llamarec-verbalizer"
 
 
 def reranking(arms: Arms, made: Reranking | None, cpu_ms: Mapping[str, float]) -> Finding:
@@ -30,7 +30,7 @@ def reranking(arms: Arms, made: Reranking | None, cpu_ms: Mapping[str, float]) -
         why = "validation chose w = 0: the row is its retriever by construction and claims nothing"
         return not_measured(7, contrast, why, details={"w": 0.0})
     cheaper = _cheaper(arms, cpu_ms)
-    names = list(dict.fromkeys([RERANKED, RETRIEVER, *cheaper, *([] if arms.lacking([POINTWISE]) else [POINTWISE])]))
+    names = list(dict.fromkeys([RERANKED, RETRIEVER, *cheaper, *([] if arms.lacking([OTHER]) else [OTHER])]))
     means = {name: groups["all"] for name, groups in arms.means(names).items()}
     gains = {name: means[RERANKED] - means[name] for name in names if name != RERANKED}
     gains[RETRIEVER] = arms.gain_over_own(RERANKED, RETRIEVER)
@@ -59,10 +59,10 @@ def reranking(arms: Arms, made: Reranking | None, cpu_ms: Mapping[str, float]) -
 
 
 def _cheaper(arms: Arms, cpu_ms: Mapping[str, float]) -> list[str]:
-    """Single-stage rows that cost no more; pointwise is a second stage too."""
+    """Single-stage rows that cost no more; the other ranker is a second stage too."""
     if RERANKED not in cpu_ms:
         return []
-    rows = [name for name in arms.scores if name not in (RERANKED, POINTWISE)]
+    rows = [name for name in arms.scores if name not in (RERANKED, OTHER)]
     return [name for name in rows if name in cpu_ms and cpu_ms[name] <= cpu_ms[RERANKED]]
 
 
