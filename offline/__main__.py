@@ -18,13 +18,21 @@ from model_store.store import ModelStore
 from offline import datasets
 from offline.compare import command as comparison_of_families
 from offline.compare.settings import Settings, data_of
-from offline.comparison import EXPERIMENTS, as_text, is_better, order_drops, record_final, side_by_side, verdict
 from offline.datasets.statistics import describe
-from offline.final_fit import evaluated_twin
+from offline.evaluation.version_comparison import (
+    EXPERIMENTS,
+    as_text,
+    is_better,
+    order_drops,
+    record_final,
+    side_by_side,
+    verdict,
+)
+from offline.finishing.final_fit import evaluated_twin
 from offline.pipeline import run
-from offline.processes import this_process
 from offline.run_config import RunConfig
-from offline.splits import PROTOCOLS, describe_split, fitted_events, split
+from offline.splits.protocols import PROTOCOLS, describe_split, fitted_events, split
+from offline.training.processes import this_process
 from offline.tuning import tune
 from offline.workspace import Workspace
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from offline.datasets.refusal import DataRefused
-from offline.item_text import item_texts
+from offline.language.item_text import item_texts
 from offline.recipe import Recipe
-from offline.sequences import SequenceDataset
+from offline.splits.sequences import SequenceDataset
 
 FEWEST_ITEMS = 2
 

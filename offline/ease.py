@@ -9,7 +9,7 @@ import scipy.linalg
 import scipy.sparse
 
 from model_store.encoders.history import HistoryBatch
-from offline.metrics import Floats
+from offline.evaluation.metrics import Floats
 
 POWER_STEPS = 3
 

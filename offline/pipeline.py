@@ -11,15 +11,16 @@ from importlib.metadata import version as package_version
 from model_store.bundle import Bundle
 from model_store.manifest import Provenance
 from model_store.store import ModelStore
-from offline import datasets, evaluation
+from offline import datasets
 from offline.data_needs import check_data
-from offline.final_fit import final_fit
-from offline.finishing import finished
-from offline.processes import as_main_says, measuring_device, this_process
+from offline.evaluation import full_ranking as evaluation
+from offline.finishing.final_fit import final_fit
+from offline.finishing.finish import finished
 from offline.recipe import Recipe, TrainedModel
 from offline.run_config import RunConfig, RunRefused
-from offline.sequences import Split
-from offline.splits import split
+from offline.splits.protocols import split
+from offline.splits.sequences import Split
+from offline.training.processes import as_main_says, measuring_device, this_process
 from offline.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from model_store.bundle import Bundle
 from model_store.staging import BundleParts
-from offline.item_text import check_template
-from offline.sequences import SequenceDataset
+from offline.language.item_text import check_template
+from offline.splits.sequences import SequenceDataset
 
 
 @dataclass(frozen=True, slots=True, eq=False)

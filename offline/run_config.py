@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from offline import families
 from offline.datasets import DataConfig
 from offline.recipe import Recipe
-from offline.splits import Protocol
+from offline.splits.protocols import Protocol
 
 
 class RunRefused(ValueError):

@@ -17,12 +17,12 @@ import torch
 
 from model_store.store import ModelStore
 from offline import datasets
+from offline.evaluation.validation import Validation
 from offline.pipeline import open_parents
-from offline.processes import end_with_parent
 from offline.run_config import RunConfig, RunRefused
-from offline.splits import split
-from offline.training import Diverged
-from offline.validation import Validation
+from offline.splits.protocols import split
+from offline.training.loop import Diverged
+from offline.training.processes import end_with_parent
 from offline.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from model_store.store import ModelStore
 from offline import families
 from offline.families import llamarec
 from offline.pipeline import run
-from offline.reranking import RerankingProblem
+from offline.ranking.reranking import RerankingProblem
 from offline.run_config import RunConfig
 from offline.workspace import Workspace
 from tests.app.conftest import Running, running, without_child

@@ -17,10 +17,10 @@ from model_store.store import ModelStore
 from offline import datasets
 from offline.families import llamarec
 from offline.pipeline import run
-from offline.reranking import RerankingProblem
+from offline.ranking.reranking import RerankingProblem
 from offline.run_config import RunConfig
-from offline.sequences import Queries
-from offline.splits import split
+from offline.splits.protocols import split
+from offline.splits.sequences import Queries
 from offline.workspace import Workspace
 from tests.app.conftest import running, without_child
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from offline.bootstrap import holm
-from offline.resampling import Estimate
+from offline.evaluation.bootstrap import holm
+from offline.evaluation.resampling import Estimate
 
 Verdict = Literal["supported", "contradicted", "undecided", "not measured"]
 LEAST_SEEDS = 5

@@ -9,8 +9,8 @@ import numpy as np
 from offline.claims.claim import LEAST_SEEDS, LEAST_SLOW_SEEDS, Finding, not_measured
 from offline.claims.contrasts import SLOW_MINUTES, beside, mean_named, named
 from offline.claims.inputs import WITHOUT_SEEDS, ColdDraw, Rows, Scored, recall10
-from offline.metrics import Floats
-from offline.resampling import Figure, least, mean_of, resample
+from offline.evaluation.metrics import Floats
+from offline.evaluation.resampling import Figure, least, mean_of, resample
 
 TEXT = ("contriever", "llm2vec")
 BASELINES = ("tfidf-knn", "sasrec-regression")

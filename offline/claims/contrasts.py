@@ -9,8 +9,8 @@ import numpy as np
 
 from offline.claims.claim import LEAST_SEEDS, LEAST_SLOW_SEEDS
 from offline.claims.inputs import WITHOUT_SEEDS, Rows, Scored, ndcg10
-from offline.metrics import Floats
-from offline.resampling import Figure, resample
+from offline.evaluation.metrics import Floats
+from offline.evaluation.resampling import Figure, resample
 
 SLOW_MINUTES = 20.0
 

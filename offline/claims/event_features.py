@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model_store.encoders.history import HistoryBatch
+from offline.evaluation.metrics import Floats
 from offline.item_space import co_choice_space
-from offline.metrics import Floats
-from offline.sequences import Queries, SequenceDataset
+from offline.splits.sequences import Queries, SequenceDataset
 
 OLDER_THAN = 10
 RECENT = 3

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from offline.claims.probe_runs import ProbeRun
 from offline.claims.twin_events import TwinEvents
-from offline.metrics import Floats
+from offline.evaluation.metrics import Floats
 
 Rows = npt.NDArray[np.int32]
 # Fitted in closed form or not at all: one run is all there is, and says no less than five.

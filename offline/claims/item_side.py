@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from offline.claims.claim import Finding, not_measured
 from offline.claims.contrasts import Arms, beside, named
-from offline.resampling import least
+from offline.evaluation.resampling import least
 
 SASREC_SPACE = "ilora-sasrec"
 COMMON_SPACE = ("ilora", "ilora-common-text", "ilora-common-text+id")  # items by ID, by text, by both

@@ -9,9 +9,9 @@ import numpy as np
 from offline.claims.claim import Finding, not_measured
 from offline.claims.contrasts import Arms, beside, named
 from offline.claims.event_features import LEAST_HISTORY, equal_masses, long_term_index
-from offline.metrics import Floats
-from offline.resampling import Figure
-from offline.sequences import Queries, SequenceDataset
+from offline.evaluation.metrics import Floats
+from offline.evaluation.resampling import Figure
+from offline.splits.sequences import Queries, SequenceDataset
 
 WHOLE_HISTORY, LAST, MEAN = "llm2vec", "llm2vec-last", "llm2vec-mean"
 LENGTHS = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from offline.claims.claim import Finding, not_measured
 from offline.claims.contrasts import Arms, beside, mean_named, named
-from offline.resampling import mean_of
+from offline.evaluation.resampling import mean_of
 
 FAMILIES = ("e4srec", "contriever")
 SHOWN = (*FAMILIES, "ilora", "llm2vec")

@@ -18,12 +18,12 @@ from model_store.store import ModelStore
 from offline.claims.probe_looks import Looks
 from offline.claims.probe_runs import ProbeRun, read_runs
 from offline.datasets.interactions import Interactions
-from offline.objectives import Objective
-from offline.progress import Progress
 from offline.recipe import Recipe, TrainedModel
-from offline.sequences import Queries, SequenceDataset
-from offline.splits import histories_of, split
-from offline.training import Diverged, FitPlan
+from offline.splits.protocols import histories_of, split
+from offline.splits.sequences import Queries, SequenceDataset
+from offline.training.loop import Diverged, FitPlan
+from offline.training.objectives import Objective
+from offline.training.progress import Progress
 
 RATES = (1e-4, 3e-4, 1e-3)
 SEEDS = (0, 1, 2)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from model_store.encoders.history import QueryEncoder
 from offline.claims.probe_runs import ProbeRun
-from offline.evaluation import encoded
-from offline.metrics import Floats
-from offline.objectives import Objective
-from offline.sequences import Queries
+from offline.evaluation.full_ranking import encoded
+from offline.evaluation.metrics import Floats
+from offline.splits.sequences import Queries
+from offline.training.objectives import Objective
 
 TOGETHER = 512
 

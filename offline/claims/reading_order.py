@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from offline.claims.claim import Finding, not_measured
 from offline.claims.contrasts import beside, fewest, mean_named, named
 from offline.claims.inputs import OrderScores, Rows
-from offline.metrics import Floats
-from offline.resampling import Figure, mean_of, resample
+from offline.evaluation.metrics import Floats
+from offline.evaluation.resampling import Figure, mean_of, resample
 
 BASELINE = "sasrec"
 LANGUAGE_MODELS = ("ilora", "contriever", "llm2vec", "e4srec", "llamarec")

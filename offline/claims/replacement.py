@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from offline.claims.claim import Finding, not_measured
 from offline.claims.contrasts import Arms, beside, named
-from offline.resampling import least
+from offline.evaluation.resampling import least
 
 CANDIDATE, OTHERS = "contriever", ("llm2vec", "e4srec", "llamarec")
 

@@ -9,7 +9,7 @@ import numpy as np
 from offline.claims.claim import Finding, not_measured
 from offline.claims.contrasts import Arms, beside, named
 from offline.claims.inputs import Reranking
-from offline.resampling import Figure, least
+from offline.evaluation.resampling import Figure, least
 
 RERANKED, RETRIEVER, OTHER = "llamarec", "sasrec", "llamarec-verbalizer"
 

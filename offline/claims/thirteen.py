@@ -20,8 +20,8 @@ from offline.claims.reranking import reranking
 from offline.claims.training_ease import training_ease
 from offline.claims.twins import titles_apart
 from offline.claims.warm_items import warm_items
-from offline.resampling import DRAWS
-from offline.sequences import Queries, SequenceDataset
+from offline.evaluation.resampling import DRAWS
+from offline.splits.sequences import Queries, SequenceDataset
 
 NOTHING = Extras()
 

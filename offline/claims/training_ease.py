@@ -11,8 +11,8 @@ import numpy as np
 from offline.claims.claim import Finding, not_measured
 from offline.claims.contrasts import named
 from offline.claims.probe_runs import ProbeRun
-from offline.metrics import Floats
-from offline.resampling import Figure, resample
+from offline.evaluation.metrics import Floats
+from offline.evaluation.resampling import Figure, resample
 
 ARMS = ("ilora-sasrec", "ilora-common-id", "contriever", "e4srec")
 CONTRASTS = {

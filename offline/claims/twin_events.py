@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from model_store.bundle import Bundle
 from offline.claims.similar_titles import normalised, twin_pairs
-from offline.evaluation import query_vectors
-from offline.metrics import Floats
-from offline.sequences import Queries, SequenceDataset
+from offline.evaluation.full_ranking import query_vectors
+from offline.evaluation.metrics import Floats
+from offline.splits.sequences import Queries, SequenceDataset
 
 Rows = npt.NDArray[np.int32]
 

@@ -10,8 +10,8 @@ from offline.claims.claim import LEAST_SEEDS, Finding, not_measured
 from offline.claims.contrasts import beside, fewest, named
 from offline.claims.inputs import TwinWins
 from offline.claims.twin_events import TwinEvents
-from offline.metrics import Floats
-from offline.resampling import Figure, resample
+from offline.evaluation.metrics import Floats
+from offline.evaluation.resampling import Figure, resample
 
 FAMILY, BASE = "e4srec", "contriever"
 

@@ -7,8 +7,8 @@ import numpy as np
 from offline.claims.claim import Finding, not_measured
 from offline.claims.contrasts import Arms, beside, named
 from offline.claims.event_features import equal_masses, target_counts
-from offline.metrics import Floats
-from offline.sequences import Queries, SequenceDataset
+from offline.evaluation.metrics import Floats
+from offline.splits.sequences import Queries, SequenceDataset
 
 LEAST_EVENTS = 20  # training events that make an item well known
 GROUPS = 5

@@ -13,9 +13,9 @@ from offline.claims.inputs import ColdDraw, Extras, OrderScores, Reranking, Rows
 from offline.claims.probe_runs import ProbeRun
 from offline.claims.twin_events import TwinEvents
 from offline.datasets.interactions import Interactions
-from offline.metrics import Floats
-from offline.sequences import Queries, Split
-from offline.splits import split
+from offline.evaluation.metrics import Floats
+from offline.splits.protocols import split
+from offline.splits.sequences import Queries, Split
 
 SEEDS = (0, 1, 2, 3, 4)
 

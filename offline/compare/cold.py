@@ -7,11 +7,11 @@ from functools import cached_property
 
 import numpy as np
 
-from offline.bootstrap import Contrast, compare
 from offline.compare.arms import BY_NAME
 from offline.compare.measured import Measured
 from offline.compare.scores import gains
-from offline.metrics import Floats
+from offline.evaluation.bootstrap import Contrast, compare
+from offline.evaluation.metrics import Floats
 
 NEAREST_TEXTS = ("tfidf-knn", "frozen-lm-knn")
 REGRESSION = "-regression"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from offline.bootstrap import Contrast, compare, holm
 from offline.compare.arms import BY_NAME
 from offline.compare.rows import same_as
 from offline.compare.scores import ArmScores
-from offline.resampling import DRAWS
+from offline.evaluation.bootstrap import Contrast, compare, holm
+from offline.evaluation.resampling import DRAWS
 
 LEAST_SEEDS = 5
 LEAST_SLOW_SEEDS = 3

@@ -11,10 +11,10 @@ from offline.compare.arm import Arm
 from offline.compare.arms import BY_NAME
 from offline.compare.recipes import Changes, run_config, same_recipe
 from offline.compare.settings import Settings
+from offline.evaluation.version_scores import load_split
 from offline.run_config import RunConfig
-from offline.sequences import Split
-from offline.splits import Protocol
-from offline.version_scores import load_split
+from offline.splits.protocols import Protocol
+from offline.splits.sequences import Split
 
 
 def seeds_of(arm: Arm, protocol: Protocol, settings: Settings) -> tuple[int, ...]:

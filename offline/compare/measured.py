@@ -12,8 +12,8 @@ from offline.compare.found_versions import FoundVersions, seeds_of
 from offline.compare.plan import Plan
 from offline.compare.recipes import fingerprint
 from offline.compare.scores import ArmScores, SeedScores, gather, read_meta, score_file
-from offline.sequences import Split
-from offline.splits import Protocol
+from offline.splits.protocols import Protocol
+from offline.splits.sequences import Split
 
 
 @dataclass(frozen=True, slots=True, eq=False)

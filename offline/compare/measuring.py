@@ -12,7 +12,7 @@ from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
 from model_store.retrieval import Want
 from offline.compare.scores import Costs
-from offline.sequences import Queries
+from offline.splits.sequences import Queries
 
 TIMED = 200  # histories, one by one
 WARM_UP = 5

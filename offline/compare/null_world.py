@@ -7,7 +7,7 @@ import numpy as np
 from offline.compare.arms import BY_NAME
 from offline.compare.contrasts import judge
 from offline.compare.scores import ArmScores, ScoreMeta
-from offline.metrics import Floats
+from offline.evaluation.metrics import Floats
 
 ARMS = (
     "sasrec",

@@ -15,9 +15,9 @@ from offline.compare.found_versions import FoundVersions
 from offline.compare.parts import version_in
 from offline.compare.recipes import fingerprint
 from offline.compare.scores import ArmScores
-from offline.metrics import Floats
+from offline.evaluation.metrics import Floats
+from offline.evaluation.shuffled import shuffled_values
 from offline.run_config import RunRefused
-from offline.shuffled import shuffled_values
 
 ORDERED = ("sasrec", "ilora", "contriever", "llm2vec", "e4srec")
 SHUFFLES = 2  # of each seed, and of each seed others

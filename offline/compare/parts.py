@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from model_store.bundle import Bundle
-from offline.evaluation import evaluate
-from offline.metrics import EventScores
-from offline.protocol_figures import depth_of
-from offline.sequences import Queries, Split
+from offline.evaluation.full_ranking import evaluate
+from offline.evaluation.metrics import EventScores
+from offline.evaluation.protocol_figures import depth_of
+from offline.splits.sequences import Queries, Split
 
 
 def part_file(folder: Path, stem: str, part: int, parts: int) -> Path:

@@ -10,7 +10,7 @@ from typing import Literal
 from offline.compare.arm import Arm
 from offline.compare.settings import LONGEST_UNIT, Settings
 from offline.run_config import RunRefused
-from offline.splits import Protocol
+from offline.splits.protocols import Protocol
 
 Kind = Literal["tune", "train", "rank", "score", "order", "probe"]
 

@@ -15,7 +15,7 @@ from offline.compare.scores import read_meta, score_file
 from offline.compare.settings import Settings
 from offline.datasets import DataRefused
 from offline.run_config import RunRefused
-from offline.splits import PROTOCOLS, Protocol
+from offline.splits.protocols import PROTOCOLS, Protocol
 
 
 def protocols_of(settings: Settings) -> dict[Protocol, Where]:

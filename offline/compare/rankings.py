@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_store.bundle import Bundle
-from offline.baselines import CHEAP_ROWS, cheap_rows
-from offline.cold_rows import ITEM_TEXT, Random, TextNeighbours, cold_rows, tf_idf_of
 from offline.compare.scores import Ranks
 from offline.compare.starting_values import LM
-from offline.evaluation import query_vectors, rank_vectors
-from offline.item_text import item_texts
-from offline.language_models import LanguageModel
-from offline.metrics import EventScores
-from offline.protocol_figures import asks_cold, depth_of
+from offline.evaluation.baselines import CHEAP_ROWS, cheap_rows
+from offline.evaluation.cold_rows import ITEM_TEXT, Random, TextNeighbours, cold_rows, tf_idf_of
+from offline.evaluation.full_ranking import query_vectors, rank_vectors
+from offline.evaluation.metrics import EventScores
+from offline.evaluation.protocol_figures import asks_cold, depth_of
+from offline.evaluation.score_matrix import Scorer, evaluate_scores
+from offline.language.item_text import item_texts
+from offline.language.language_models import LanguageModel
 from offline.run_config import RunRefused
-from offline.score_matrix import Scorer, evaluate_scores
-from offline.sequences import SequenceDataset, Split
+from offline.splits.sequences import SequenceDataset, Split
 
 TEST = "test"
 Ranked = Callable[..., EventScores]

@@ -14,7 +14,7 @@ from offline.compare.settings import Settings
 from offline.compare.starting_values import STARTS, TRIALS
 from offline.recipe import Recipe
 from offline.run_config import RunConfig, RunRefused
-from offline.splits import Protocol
+from offline.splits.protocols import Protocol
 
 Changes = Mapping[str, Any]
 

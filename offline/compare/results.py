@@ -22,7 +22,7 @@ from offline.compare.rows import Row, rows_of
 from offline.compare.scores import ArmScores
 from offline.compare.targets import Reached, Target, targets_of
 from offline.compare.thirteen import claims_of
-from offline.resampling import DRAWS
+from offline.evaluation.resampling import DRAWS
 
 NULL_WORLDS = "null-world.json"
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from offline.bootstrap import compare
 from offline.compare.arms import BY_NAME
 from offline.compare.scores import ArmScores, Costs, gains
-from offline.metrics import Floats, weighted_mean
+from offline.evaluation.bootstrap import compare
+from offline.evaluation.metrics import Floats, weighted_mean
 
 # What trainings call the weight of the language model beside something that is there without it.
 WEIGHTS = ("beta", "w", "weight", "weights")

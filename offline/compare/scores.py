@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from offline.metrics import GAINS, Floats
+from offline.evaluation.metrics import GAINS, Floats
 
 Ranks = npt.NDArray[np.int32]
 A = TypeVar("A", Ranks, Floats)

@@ -9,7 +9,7 @@ from typing import Any
 
 from offline.datasets.config import BUILT_IN, DataConfig
 from offline.run_config import RunConfig, RunRefused
-from offline.splits import PROTOCOLS, Protocol
+from offline.splits.protocols import PROTOCOLS, Protocol
 
 LONGEST_UNIT = 60.0  # minutes
 CLAIM_WORK = ("probe", "order")

@@ -15,7 +15,7 @@ from offline.compare.ordering import read_order
 from offline.compare.probing import read_probe
 from offline.compare.rows import same_as
 from offline.compare.scores import ArmScores
-from offline.sequences import Split
+from offline.splits.sequences import Split
 
 
 def claims_of(measured: Measured, found: FoundVersions, *, draws: int) -> list[Claim]:

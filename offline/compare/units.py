@@ -10,7 +10,6 @@ from typing import Any
 from model_store.bundle import Bundle
 from model_store.store import ModelStore
 from offline import pipeline
-from offline.beyond_accuracy import list_figures
 from offline.claims.twin_events import twin_events, twin_wins
 from offline.compare import trials
 from offline.compare.arm import Arm
@@ -25,8 +24,9 @@ from offline.compare.rankings import of_bundle, of_parts, of_scorer
 from offline.compare.recipes import fingerprint
 from offline.compare.scores import ScoreMeta, SeedScores, read_meta, score_file
 from offline.compare.settings import Settings
+from offline.evaluation.beyond_accuracy import list_figures
 from offline.run_config import RunRefused
-from offline.sequences import Split
+from offline.splits.sequences import Split
 from offline.tuning import run_trial
 from offline.workspace import Workspace
 

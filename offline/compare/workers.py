@@ -19,7 +19,7 @@ import torch
 
 from offline.compare.plan import Plan, Unit
 from offline.compare.settings import LONGEST_UNIT
-from offline.processes import end_with_parent
+from offline.training.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 Work = Callable[[Unit], None]

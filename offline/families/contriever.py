@@ -19,15 +19,15 @@ from model_store.bundle import Bundle
 from model_store.encoders.language_model import LanguageModelConfig, LanguageModelEncoder, encoder_on
 from model_store.encoders.token_row import TokenBlocks
 from model_store.token_blocks import compact_vocabulary, tokenize_blocks
-from offline.in_batch_objective import InBatchNextItem, log_target_shares
-from offline.injected_items import ItemProjector
-from offline.item_towers import CachedTower, FrozenTower, IdTower
-from offline.language_model_recipe import LanguageModelRecipe
-from offline.language_models import TextVectors
-from offline.read_out_objective import ReadOutNextItem
+from offline.language.injected_items import ItemProjector
+from offline.language.item_towers import CachedTower, FrozenTower, IdTower
+from offline.language.language_model_recipe import LanguageModelRecipe
+from offline.language.language_models import TextVectors
 from offline.recipe import TrainedModel
-from offline.sequences import SequenceDataset
-from offline.training import FitPlan
+from offline.splits.sequences import SequenceDataset
+from offline.training.in_batch_objective import InBatchNextItem, log_target_shares
+from offline.training.loop import FitPlan
+from offline.training.read_out_objective import ReadOutNextItem
 
 SUFFIX = "The next item in one word:"
 

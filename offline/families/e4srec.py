@@ -23,15 +23,15 @@ from model_store.encoders.language_model import (
     encoder_on,
 )
 from model_store.token_blocks import CompactVocabulary, compact_vocabulary
-from offline.injected_items import ItemProjector, VocabularyRows
-from offline.language_model_recipe import LanguageModelRecipe
-from offline.read_out_objective import ReadOutNextItem, TextAndIdItems, TiedItems
+from offline.language.injected_items import ItemProjector, VocabularyRows
+from offline.language.language_model_recipe import LanguageModelRecipe
+from offline.language.sequence_residual import choose_beta, residual_config, take_sequence
 from offline.recipe import TrainedModel
-from offline.sequence_residual import choose_beta, residual_config, take_sequence
-from offline.sequences import SequenceDataset
-from offline.teachers import WEIGHT, check_teaching, taught_by
-from offline.training import FitPlan
-from offline.windows import training_windows
+from offline.splits.sequences import SequenceDataset
+from offline.teaching.teachers import WEIGHT, check_teaching, taught_by
+from offline.training.loop import FitPlan
+from offline.training.read_out_objective import ReadOutNextItem, TextAndIdItems, TiedItems
+from offline.training.windows import training_windows
 
 
 class Recipe(LanguageModelRecipe):

@@ -13,9 +13,9 @@ from model_store.bundle import Bundle
 from model_store.encoders.weighted_sum import WeightedSumConfig, WeightedSumEncoder
 from model_store.staging import BundleParts
 from offline.ease import Factors, ease_weights, factorise
-from offline.golden_histories import golden_histories
+from offline.finishing.golden_histories import golden_histories
 from offline.recipe import TrainedModel
-from offline.sequences import SequenceDataset
+from offline.splits.sequences import SequenceDataset
 
 EXACT_UP_TO = 3_000  # items: both factors of a full rank cost 8 N^2 bytes
 TRUNCATED_RANK = 1_024

@@ -17,11 +17,11 @@ from model_store.encoder_files import as_stored, suit
 from model_store.encoders.fused import FusedConfig, FusedEncoder
 from model_store.encoders.history import HistoryBatch
 from model_store.staging import BundleParts, Control
-from offline.golden_histories import golden_histories
+from offline.evaluation.validation import Validation
+from offline.finishing.golden_histories import golden_histories
+from offline.finishing.weight_search import Fusion, choose_weights, part_scores
 from offline.recipe import TrainedModel
-from offline.sequences import SequenceDataset
-from offline.validation import Validation
-from offline.weight_search import Fusion, choose_weights, part_scores
+from offline.splits.sequences import SequenceDataset
 
 logger = logging.getLogger(__name__)
 

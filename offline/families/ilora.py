@@ -23,21 +23,21 @@ from model_store.encoders.gated_lora import GatedLoraConfig
 from model_store.encoders.language_model import LanguageModelConfig, LanguageModelEncoder, encoder_on
 from model_store.encoders.sequence import SequenceEncoder
 from model_store.token_blocks import compact_vocabulary
-from offline.common_space import CommonSpaceTower
-from offline.distillation import Distillation
-from offline.gated_export import plain_lora
-from offline.gated_objective import GatedNextItem
-from offline.injected_items import FixedItemProjector
-from offline.language_model_recipe import LanguageModelRecipe
-from offline.mean_gate import use_mean_gate
-from offline.out_of_fold import InFold, OutOfFold, fit_out_of_fold
-from offline.read_out_objective import TiedItems
+from offline.evaluation.validation import Validation
+from offline.gating.gated_export import plain_lora
+from offline.gating.gated_objective import GatedNextItem
+from offline.gating.mean_gate import use_mean_gate
+from offline.gating.out_of_fold import InFold, OutOfFold, fit_out_of_fold
+from offline.language.common_space import CommonSpaceTower
+from offline.language.injected_items import FixedItemProjector
+from offline.language.language_model_recipe import LanguageModelRecipe
+from offline.language.sequence_residual import choose_beta, residual_config, sequence_config, take_sequence
 from offline.recipe import TrainedModel
-from offline.sequence_residual import choose_beta, residual_config, sequence_config, take_sequence
-from offline.sequences import SequenceDataset
-from offline.training import FitPlan
-from offline.validation import Validation
-from offline.windows import training_windows
+from offline.splits.sequences import SequenceDataset
+from offline.teaching.distillation import Distillation
+from offline.training.loop import FitPlan
+from offline.training.read_out_objective import TiedItems
+from offline.training.windows import training_windows
 
 COMMON_ONLY = ("item_tower", "dim", "temperature")
 DISTILLED = 0.5  # weight of the SASRec's opinion where nothing else says

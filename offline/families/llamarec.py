@@ -22,26 +22,26 @@ from model_store.encoders.history import HistoryBatch
 from model_store.encoders.sequence import SequenceEncoder
 from model_store.rankers.verbalizer import VerbalizerRanker
 from model_store.token_blocks import tokenize_blocks
-from offline.fold_retrievers import fold_retrievers, retriever_recipe
-from offline.healing import heal, refuse_without_healing
-from offline.language_model_recipe import LanguageModelRecipe
-from offline.language_models import save_adapter
-from offline.mined_candidates import MinedTarget, draw_prompts, mine
-from offline.ranked_parts import pointwise_controls, pointwise_ranker, ranked_parts
-from offline.recipe import TrainedModel
-from offline.reranking import RerankingProblem, best_ndcg10, choose_weight
-from offline.sequences import SequenceDataset
-from offline.serialised_histories import SerialisedHistories
-from offline.stage_adapters import combined, take_adapter
-from offline.text_stages import Staged, TokenPlan
-from offline.training import FitPlan, fit
-from offline.verbalizer_objective import VerbalizerObjective
-from offline.verbalizer_training import (
+from offline.language.language_model_recipe import LanguageModelRecipe
+from offline.language.language_models import save_adapter
+from offline.ranking.fold_retrievers import fold_retrievers, retriever_recipe
+from offline.ranking.mined_candidates import MinedTarget, draw_prompts, mine
+from offline.ranking.ranked_parts import pointwise_controls, pointwise_ranker, ranked_parts
+from offline.ranking.reranking import RerankingProblem, best_ndcg10, choose_weight
+from offline.ranking.verbalizer_objective import VerbalizerObjective
+from offline.ranking.verbalizer_training import (
     Identifiers,
     served_verbalizer,
     untrained_verbalizer,
     verbalizer_controls,
 )
+from offline.recipe import TrainedModel
+from offline.splits.sequences import SequenceDataset
+from offline.text_stages.healing import heal, refuse_without_healing
+from offline.text_stages.serialised_histories import SerialisedHistories
+from offline.text_stages.stage_adapters import combined, take_adapter
+from offline.text_stages.stages import Staged, TokenPlan
+from offline.training.loop import FitPlan, fit
 
 MINED = 100
 READER = "the verbalizer"

@@ -21,18 +21,18 @@ from model_store.encoders.decoder import has_sliding_window
 from model_store.encoders.language_model import LanguageModelConfig, LanguageModelEncoder, encoder_on
 from model_store.encoders.token_row import TokenBlocks
 from model_store.token_blocks import compact_vocabulary
-from offline.healing import heal, next_title, refuse_without_healing
-from offline.injected_items import ItemProjector
-from offline.item_towers import CachedTower, FrozenTower
-from offline.language_model_recipe import LanguageModelRecipe
-from offline.masked_next_token import masked_next_token
-from offline.read_out_objective import ReadOutNextItem
+from offline.language.injected_items import ItemProjector
+from offline.language.item_towers import CachedTower, FrozenTower
+from offline.language.language_model_recipe import LanguageModelRecipe
 from offline.recipe import TrainedModel
-from offline.sequences import SequenceDataset
-from offline.serialised_histories import SerialisedHistories
-from offline.text_stages import Staged, TokenPlan
-from offline.training import FitPlan
-from offline.two_views import TwoViewsPlan, two_views
+from offline.splits.sequences import SequenceDataset
+from offline.text_stages.healing import heal, next_title, refuse_without_healing
+from offline.text_stages.masked_next_token import masked_next_token
+from offline.text_stages.serialised_histories import SerialisedHistories
+from offline.text_stages.stages import Staged, TokenPlan
+from offline.text_stages.two_views import TwoViewsPlan, two_views
+from offline.training.loop import FitPlan
+from offline.training.read_out_objective import ReadOutNextItem
 
 
 class Recipe(LanguageModelRecipe):

@@ -15,16 +15,16 @@ import offline.recipe
 from model_store.bundle import Bundle
 from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
 from model_store.staging import BundleParts
-from offline.golden_histories import golden_histories
-from offline.initial_weights import initialise
-from offline.objectives import NextItem
+from offline.evaluation.validation import Validation
+from offline.finishing.golden_histories import golden_histories
 from offline.recipe import TrainedModel
-from offline.sampled_softmax import SampledNextItem, negative_shares
-from offline.sequences import SequenceDataset
-from offline.teachers import WEIGHT, check_teaching, taught_by
-from offline.training import FitPlan, fit
-from offline.validation import Validation
-from offline.windows import training_windows
+from offline.splits.sequences import SequenceDataset
+from offline.teaching.teachers import WEIGHT, check_teaching, taught_by
+from offline.training.initial_weights import initialise
+from offline.training.loop import FitPlan, fit
+from offline.training.objectives import NextItem
+from offline.training.sampled_softmax import SampledNextItem, negative_shares
+from offline.training.windows import training_windows
 
 NEGATIVES = 2_048
 
@@ -35,7 +35,7 @@ class Recipe(offline.recipe.Recipe):
     Published as SASRec-CE; with binary cross entropy the same network is half as good (Beauty, HR@10: .06 against .10).
 
     teacher: a version (of a language model, say) whose best items this one learns to rank likewise, with
-    `distillation` as the weight (DLLM2Rec, Cui et al., 2024, the idea; the loss is offline/distillation.py).
+    `distillation` as the weight (DLLM2Rec, Cui et al., 2024, the idea; the loss is offline/teaching/distillation.py).
 
     softmax: `sampled` scores `negatives` drawn items in each step instead of all: for about 200,000 items and up.
     """

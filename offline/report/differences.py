@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from offline.bootstrap import Contrast
 from offline.compare.contrasts import Judged
 from offline.compare.results import Results
+from offline.evaluation.bootstrap import Contrast
 from offline.report.blocks import Block, Section, Table, Text, Whisker, Whiskers
 from offline.report.wording import MISSING, chance, kind_of, percent, percent_span, plural
 

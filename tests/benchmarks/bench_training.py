@@ -23,12 +23,12 @@ from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import LanguageModelConfig, encoder_on
 from model_store.encoders.packed_attention import Packed
 from model_store.errors import BaseModelRefused
-from offline.gated_objective import GatedNextItem
-from offline.injected_items import FixedItemProjector, ItemProjector
-from offline.language_models import LanguageModel
-from offline.optimizers import MasterWeightAdamW
-from offline.out_of_fold import InFold
-from offline.read_out_objective import ReadOutNextItem, TiedItems
+from offline.gating.gated_objective import GatedNextItem
+from offline.gating.out_of_fold import InFold
+from offline.language.injected_items import FixedItemProjector, ItemProjector
+from offline.language.language_models import LanguageModel
+from offline.training.optimizers import MasterWeightAdamW
+from offline.training.read_out_objective import ReadOutNextItem, TiedItems
 
 ITEMS, DIM, WINDOWS, LENGTH, ROUNDS = 1682, 64, 32, 101, 5
 MOST = 1.2

@@ -14,7 +14,7 @@ from model_store.store import ModelStore
 from offline import datasets
 from offline.__main__ import main
 from offline.run_config import RunConfig
-from offline.splits import split
+from offline.splits.protocols import split
 
 WriteRun = Callable[..., Path]
 ROOT = Path(__file__).parents[2]

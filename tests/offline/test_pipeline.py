@@ -15,14 +15,15 @@ from pydantic import TypeAdapter
 from model_store.bundle import Bundle
 from model_store.retrieval import Want
 from model_store.store import ModelStore
-from offline import datasets, evaluation
+from offline import datasets
 from offline.datasets import DataConfig
-from offline.evaluation import evaluate
+from offline.evaluation import full_ranking as evaluation
+from offline.evaluation.full_ranking import evaluate
 from offline.families import ease, sasrec
 from offline.pipeline import open_parents, run
 from offline.recipe import TrainedModel
 from offline.run_config import RunConfig, RunRefused
-from offline.splits import split
+from offline.splits.protocols import split
 from offline.workspace import Workspace
 
 WriteRun = Callable[..., Path]
@@ -96,7 +97,7 @@ from pathlib import Path
 import offline.pipeline
 from model_store.store import ModelStore
 from offline.run_config import RunConfig
-from offline.validation import Validation
+from offline.evaluation.validation import Validation
 from offline.workspace import Workspace
 
 file, folder, place = sys.argv[1:]

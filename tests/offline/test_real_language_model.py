@@ -20,9 +20,9 @@ from model_store.staging import BundleParts
 from model_store.store import ModelStore
 from offline.datasets import Interactions
 from offline.families import e4srec, sasrec
-from offline.sequences import Split
-from offline.splits import split
-from offline.training import FitPlan
+from offline.splits.protocols import split
+from offline.splits.sequences import Split
+from offline.training.loop import FitPlan
 
 USERS = 30
 PROVENANCE = Provenance(

@@ -6,7 +6,7 @@ import pytest
 
 from offline.claims import worlds
 from offline.claims.twin_events import TwinEvents, twin_events
-from offline.sequences import Split
+from offline.splits.sequences import Split
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from offline.claims.reading_order import reading_order
 from offline.claims.replacement import replacement
 from offline.claims.reranking import reranking
 from offline.claims.warm_items import warm_items
-from offline.sequences import Split
+from offline.splits.sequences import Split
 
 USERS = np.repeat(np.arange(80, dtype=np.int32), 10)
 

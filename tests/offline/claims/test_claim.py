@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from offline.claims.claim import CLAIMS, Finding, finalise, not_measured
-from offline.resampling import Estimate
+from offline.evaluation.resampling import Estimate
 
 
 def _finding(number: int, low: float, high: float, p: float, *, seeds: int = 5, holds_back: str = "") -> Finding:

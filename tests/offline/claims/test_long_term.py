@@ -7,9 +7,9 @@ from offline.claims.contrasts import Arms
 from offline.claims.event_features import equal_masses, long_term_index
 from offline.claims.long_term import long_term
 from offline.claims.worlds import CLUSTER, CLUSTERS, Ranked
-from offline.metrics import Floats
-from offline.score_matrix import evaluate_scores
-from offline.sequences import Split
+from offline.evaluation.metrics import Floats
+from offline.evaluation.score_matrix import evaluate_scores
+from offline.splits.sequences import Split
 
 CLUSTER_OF = np.arange(CLUSTERS * CLUSTER) // CLUSTER
 

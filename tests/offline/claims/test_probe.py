@@ -15,8 +15,8 @@ from offline.claims.probe_looks import Looks, reciprocal_ranks
 from offline.claims.probe_runs import read_runs
 from offline.claims.training_ease import training_ease
 from offline.datasets import Interactions
+from offline.evaluation.validation import Validation
 from offline.recipe import Recipe
-from offline.validation import Validation
 
 FIT = {"epochs": 4, "evaluate_every": 1, "batch": 8, "learning_rate": 1e-2}
 

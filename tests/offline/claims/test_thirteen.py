@@ -8,7 +8,7 @@ import pytest
 
 from offline.claims import Extras, measure_all, worlds
 from offline.claims.twin_events import TwinEvents
-from offline.sequences import Split
+from offline.splits.sequences import Split
 
 
 def test_a_null_world_claims_next_to_nothing(long_interest: Split, sequel_twins: TwinEvents) -> None:

@@ -12,9 +12,9 @@ from offline.claims.claim import Finding
 from offline.claims.inputs import TwinWins
 from offline.claims.twin_events import TwinEvents, twin_wins
 from offline.claims.twins import titles_apart
+from offline.evaluation.metrics import Floats
 from offline.families import ease
-from offline.metrics import Floats
-from offline.sequences import Split
+from offline.splits.sequences import Split
 
 # A pair's popular one was chosen four times of five, as in the world.
 POPULAR, RARE = 1, -1

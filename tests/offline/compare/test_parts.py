@@ -8,10 +8,10 @@ import pytest
 
 from model_store.store import ModelStore
 from offline.compare.parts import joined, part_file, rank_part, version_in
-from offline.evaluation import evaluate
+from offline.evaluation.full_ranking import evaluate
+from offline.evaluation.version_scores import split_of
 from offline.pipeline import run
 from offline.run_config import RunConfig
-from offline.version_scores import split_of
 from offline.workspace import Workspace
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from offline.compare.scores import Costs, ScoreMeta, SeedScores, gains, gather, read_meta, score_file
-from offline.metrics import EventScores
+from offline.evaluation.metrics import EventScores
 
 COSTS = Costs(
     encode_ms_p50=1,

@@ -11,7 +11,7 @@ import pytest
 from offline.datasets import Interactions
 from offline.datasets import ml_100k as module
 from offline.datasets.recbole import read_atomic
-from offline.splits import catalog_of
+from offline.splits.protocols import catalog_of
 
 GENRES = ["unknown", "Action", "Children's"]
 FILMS = "1|Toy Story (1995)|01-Jan-1995||url|0|0|1\n2|Été (1999)|||url|0|1|1\n3|unknown||||1|0|0\n"

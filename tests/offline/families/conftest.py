@@ -11,9 +11,9 @@ from model_store.bundle import Bundle
 from model_store.staging import BundleParts
 from offline.datasets import Interactions
 from offline.families import sasrec
-from offline.sequences import SequenceDataset
-from offline.splits import split
-from offline.training import FitPlan
+from offline.splits.protocols import split
+from offline.splits.sequences import SequenceDataset
+from offline.training.loop import FitPlan
 
 OpenBundle = Callable[[BundleParts], Bundle]
 

@@ -22,11 +22,11 @@ from offline.data_needs import check_data
 from offline.datasets import DataRefused, Interactions
 from offline.datasets.assembly import assemble
 from offline.datasets.config import TablesConfig
-from offline.evaluation import evaluate, summarise
-from offline.finishing import finished
+from offline.evaluation.full_ranking import evaluate, summarise
+from offline.finishing.finish import finished
 from offline.recipe import Recipe
-from offline.sequences import Split
-from offline.splits import Protocol, split
+from offline.splits.protocols import Protocol, split
+from offline.splits.sequences import Split
 
 FIT = {"epochs": 1, "evaluate_every": 1, "batch": 16, "learning_rate": 3e-3}
 SASREC = {"dim": 8, "max_history": 8, "blocks": 1, "heads": 1, "fit": FIT}

@@ -13,9 +13,9 @@ from model_store.encoders.history import AllPositions, Growing
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.staging import BundleParts
 from offline.families import contriever
-from offline.item_towers import IdTower
-from offline.read_out_objective import ReadOutNextItem
-from offline.sequences import SequenceDataset
+from offline.language.item_towers import IdTower
+from offline.splits.sequences import SequenceDataset
+from offline.training.read_out_objective import ReadOutNextItem
 
 OpenBundle = Callable[[BundleParts], Bundle]
 

@@ -18,11 +18,11 @@ from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.retrieval import Want
 from offline import families
 from offline.datasets import Interactions
-from offline.evaluation import evaluate
+from offline.evaluation.full_ranking import evaluate
+from offline.evaluation.validation import Validation
 from offline.recipe import TrainedModel
-from offline.sequences import Split
-from offline.splits import split
-from offline.validation import Validation
+from offline.splits.protocols import split
+from offline.splits.sequences import Split
 
 OpenBundle = Callable[..., Bundle]
 FIT = {"epochs": 2, "evaluate_every": 1, "batch": 16, "learning_rate": 3e-3}
@@ -277,8 +277,8 @@ def test_no_softmax_of_a_family_runs_over_a_cold_item(
         seen.append(logits_TN.detach())
         return torch.nn.functional.cross_entropy(logits_TN, targets_T)
 
-    monkeypatch.setattr("offline.objectives.cross_entropy", spy)
-    monkeypatch.setattr("offline.read_out_objective.cross_entropy", spy)
+    monkeypatch.setattr("offline.training.objectives.cross_entropy", spy)
+    monkeypatch.setattr("offline.training.read_out_objective.cross_entropy", spy)
     _train(family, variant, data, tiny_base=tiny_base, folder=tmp_path / "run", parents=parents)
     assert seen
     for logits_TN in seen:

@@ -13,7 +13,7 @@ from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.staging import BundleParts
 from offline.families import e4srec
-from offline.sequences import SequenceDataset
+from offline.splits.sequences import SequenceDataset
 
 OpenBundle = Callable[[BundleParts], Bundle]
 

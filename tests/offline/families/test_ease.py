@@ -8,13 +8,13 @@ from pydantic import ValidationError
 
 from model_store.bundle import Bundle
 from model_store.staging import BundleParts
-from offline.baselines import RecencyEase
 from offline.datasets import Interactions
 from offline.ease import ease_weights
-from offline.evaluation import evaluate
+from offline.evaluation.baselines import RecencyEase
+from offline.evaluation.full_ranking import evaluate
+from offline.evaluation.score_matrix import evaluate_scores
 from offline.families.ease import Recipe
-from offline.score_matrix import evaluate_scores
-from offline.splits import split
+from offline.splits.protocols import split
 
 OpenBundle = Callable[[BundleParts], Bundle]
 

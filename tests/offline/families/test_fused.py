@@ -10,12 +10,12 @@ import torch
 from pydantic import ValidationError
 
 from model_store.store import ModelStore
-from offline.evaluation import evaluate, query_vectors
+from offline.evaluation.full_ranking import evaluate, query_vectors
+from offline.evaluation.shuffled import _vectors, shuffle_histories
+from offline.evaluation.version_scores import split_of
 from offline.families.fused import Recipe
 from offline.pipeline import find_version, run
 from offline.run_config import RunConfig, RunRefused
-from offline.shuffled import _vectors, shuffle_histories
-from offline.version_scores import split_of
 from offline.workspace import Workspace
 
 WriteRun = Callable[..., Path]

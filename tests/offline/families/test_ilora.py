@@ -13,7 +13,7 @@ from model_store.encoders.gated_lora import gated_layers
 from model_store.encoders.language_model import AllPositionsLanguageModelEncoder, LanguageModelEncoder
 from model_store.staging import BundleParts
 from offline.families import ease, ilora
-from offline.sequences import SequenceDataset
+from offline.splits.sequences import SequenceDataset
 
 OpenBundle = Callable[[BundleParts], Bundle]
 

@@ -15,15 +15,15 @@ from model_store.bundle import Bundle
 from model_store.ranker import InterpolatedRanker
 from model_store.rankers.verbalizer import VerbalizerRanker
 from model_store.retrieval import Want
-from offline import reranking
 from offline.datasets import Interactions
-from offline.evaluation import evaluate
+from offline.evaluation.full_ranking import evaluate
 from offline.families import ease, llamarec, sasrec
-from offline.healing import NotHealed
-from offline.lm_head import lm_head
-from offline.sequences import Split
-from offline.splits import split
-from offline.training import FitPlan
+from offline.language.lm_head import lm_head
+from offline.ranking import reranking
+from offline.splits.protocols import split
+from offline.splits.sequences import Split
+from offline.text_stages.healing import NotHealed
+from offline.training.loop import FitPlan
 
 OpenBundle = Callable[..., Bundle]
 

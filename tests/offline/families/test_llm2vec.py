@@ -16,15 +16,16 @@ from model_store.bundle import Bundle
 from model_store.encoders.history import AllPositions, Growing, HistoryBatch
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.staging import BundleParts
-from offline import healing, text_stages
 from offline.datasets import Interactions
 from offline.families import llm2vec
-from offline.healing import NotHealed
-from offline.item_towers import CachedTower
-from offline.language_model_recipe import LanguageModelRecipe
-from offline.read_out_objective import ReadOutNextItem
-from offline.sequences import SequenceDataset
-from offline.splits import split
+from offline.language.item_towers import CachedTower
+from offline.language.language_model_recipe import LanguageModelRecipe
+from offline.splits.protocols import split
+from offline.splits.sequences import SequenceDataset
+from offline.text_stages import healing
+from offline.text_stages import stages as text_stages
+from offline.text_stages.healing import NotHealed
+from offline.training.read_out_objective import ReadOutNextItem
 
 OpenBundle = Callable[[BundleParts], Bundle]
 STAGE = {"tokens": 300, "check_tokens": 150, "learning_rate": 0.01, "batch": 4}

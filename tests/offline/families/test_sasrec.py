@@ -15,8 +15,8 @@ from model_store.staging import BundleParts
 from offline.datasets import Interactions
 from offline.families import ease
 from offline.families.sasrec import Recipe
-from offline.splits import split
-from offline.training import FitPlan
+from offline.splits.protocols import split
+from offline.training.loop import FitPlan
 
 
 def test_the_item_table_shows_in_the_golden_queries(

@@ -1,0 +1,1 @@
+"""How good a version is, and when a difference is a difference."""

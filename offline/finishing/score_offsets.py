@@ -1,0 +1,56 @@
+"""An offset per item that is part of its vector: one appended coordinate, whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from model_store.encoder_files import as_stored, suit
+from model_store.encoders.appended import AppendedConfig, AppendedEncoder
+from model_store.encoders.history import HistoryBatch, QueryEncoder
+from model_store.staging import BundleParts
+from offline.evaluation.full_ranking import encoded
+from offline.evaluation.validation import Validation
+
+
+def with_offsets(parts: BundleParts, offsets_N: Tensor) -> BundleParts:
+    """The same bundle with offsets_N float32 [N] added to every score; in the coordinate that is there, if one is."""
+    items_ND = parts.item_vectors_ND.clone()
+    if isinstance(parts.encoder, AppendedEncoder):
+        items_ND[:, -1] += offsets_N
+        return replace(parts, item_vectors_ND=items_ND)
+    config = AppendedConfig(inner=parts.encoder.config)  # type: ignore[arg-type]  # one of the union
+    return replace(
+        parts,
+        encoder=config.build(parts.encoder).eval(),
+        item_vectors_ND=torch.cat((items_ND, offsets_N[:, None]), dim=1),
+        controls={name: _appended(control) for name, control in parts.controls.items()},
+    )
+
+
+def _appended(control: Callable[[HistoryBatch], Tensor]) -> Callable[[HistoryBatch], Tensor]:
+    def with_one(histories: HistoryBatch) -> Tensor:
+        vectors_BD = control(histories)
+        return torch.cat((vectors_BD, torch.ones_like(vectors_BD[:, :1])), dim=1)
+
+    return with_one
+
+
+def validation_vectors(parts: BundleParts, validation: Validation) -> Tensor:
+    """float32 [Q, D]: query vectors of the validation queries."""
+    with _computing(parts.encoder):
+        return encoded(parts.encoder, validation.queries, name=parts.family)
+
+
+@contextmanager
+def _computing(encoder: QueryEncoder) -> Iterator[None]:
+    """In what is fast here; afterwards as it is to be stored."""
+    suit(encoder, "cpu")
+    try:
+        yield
+    finally:
+        as_stored(encoder)

@@ -1,0 +1,1 @@
+"""LoRA whose experts the history weighs (iLoRA), in training."""

@@ -1,0 +1,1 @@
+"""Language models in training, and how they read items."""

@@ -1,0 +1,1 @@
+"""Rankers behind a retriever (LlamaRec), in training."""

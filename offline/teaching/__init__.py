@@ -1,0 +1,1 @@
+"""What one model learns from another."""

@@ -1,0 +1,1 @@
+"""Stages that train a language model on text, before it learns to recommend."""

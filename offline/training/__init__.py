@@ -1,0 +1,1 @@
+"""One loop, its losses and its state on disk."""

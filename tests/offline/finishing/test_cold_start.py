@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from pydantic import ValidationError
+
+from model_store.bundle import Bundle
+from model_store.encoders.history import ItemTextEncoder
+from model_store.errors import BundleRefused
+from model_store.staging import BundleParts
+from model_store.store import ModelStore
+from offline.datasets import Interactions
+from offline.evaluation.full_ranking import evaluate
+from offline.families.contriever import Recipe as Contriever
+from offline.families.ease import Recipe as Ease
+from offline.families.sasrec import Recipe
+from offline.finishing import cold_start
+from offline.finishing.cold_start import place_cold_items
+from offline.finishing.content_regression import fit_regression
+from offline.pipeline import run
+from offline.run_config import RunConfig
+from offline.splits.protocols import split
+from offline.splits.sequences import Split
+from offline.training.loop import FitPlan
+from offline.workspace import Workspace
+
+OpenBundle = Callable[[BundleParts], Bundle]
+WriteRun = Callable[..., Path]
+TEMPLATE = "{title} {categories}"
+
+
+@pytest.fixture(scope="module")
+def data(small_world: Interactions) -> Split:
+    """An item's text is where it stands on the walk: near items share words."""
+    titles = [" ".join(f"near{(row + step) % 40}" for step in range(-3, 4)) for row in range(40)]
+    items = small_world.items.with_columns(title=pl.Series(titles))
+    return split(replace(small_world, items=items), "cold-items-0")
+
+
+@pytest.fixture(scope="module")
+def parts(data: Split, tmp_path_factory: pytest.TempPathFactory) -> BundleParts:
+    recipe = Recipe(dim=16, max_history=16, fit=FitPlan(epochs=40, evaluate_every=10, batch=16, learning_rate=1e-2))
+    return recipe.train(data.dataset, tmp_path_factory.mktemp("sasrec"), {}).parts
+
+
+def test_new_items_stand_where_their_texts_say(data: Split, parts: BundleParts, open_bundle: OpenBundle) -> None:
+    placed, log = place_cold_items(parts, data.dataset, template=TEMPLATE)
+    cold = data.dataset.cold_items
+    assert placed.item_vectors_ND.shape == (40, 17)
+    assert torch.equal(placed.item_vectors_ND[~cold, :16], parts.item_vectors_ND[~cold])
+    assert (placed.item_vectors_ND[~cold, 16] == 0).all()
+    assert (placed.item_vectors_ND[cold, 16] == pytest.approx(log["cold_offset"])) if log["cold_offset"] else True
+    recalls = [
+        evaluate(open_bundle(each), data.test, seen_removed=False, k=1, allowed_N=cold).mean("hr@1")
+        for each in (parts, placed)
+    ]
+    assert recalls[1] > recalls[0] + 0.15  # of four cold items one is near
+
+
+def test_the_bundle_places_an_item_by_text_alone(data: Split, parts: BundleParts, open_bundle: OpenBundle) -> None:
+    placed, log = place_cold_items(parts, data.dataset, template=TEMPLATE)
+    bundle = open_bundle(placed)
+    assert isinstance(bundle.placer, ItemTextEncoder)
+    assert bundle.placer.config.item_text == TEMPLATE
+    cold = np.flatnonzero(data.dataset.cold_items)
+    titles = data.dataset.items["title"].gather(cold).to_list()
+    categories = [", ".join(each) for each in data.dataset.items["categories"].gather(cold).to_list()]
+    texts = [f"{title} {joined}" for title, joined in zip(titles, categories, strict=True)]
+    torch.testing.assert_close(bundle.placer.encode_texts(texts), placed.item_vectors_ND[cold], rtol=1e-5, atol=1e-5)
+    unheard = bundle.placer.encode_texts(["xyzzy", ""])
+    assert torch.isfinite(unheard).all()
+    assert log["cold_ridge"] in cold_start.RIDGES
+
+
+@pytest.mark.parametrize("planted", ["text", "vector"])
+def test_nothing_of_a_cold_item_reaches_what_is_fitted_or_chosen(planted: str, data: Split, parts: BundleParts) -> None:
+    """Its text in the vocabulary, its vector in the regression: each would change something."""
+    clean, log = place_cold_items(parts, data.dataset, template=TEMPLATE)
+    dataset, changed = data.dataset, parts
+    cold = torch.from_numpy(dataset.cold_items)
+    if planted == "text":
+        titles = [
+            f"planted{row}" if dataset.cold_items[row] else title for row, title in enumerate(dataset.items["title"])
+        ]
+        dataset = replace(dataset, items=dataset.items.with_columns(title=pl.Series(titles)))
+    elif planted == "vector":
+        vectors = parts.item_vectors_ND.clone()
+        vectors[cold] = 1e4
+        changed = replace(parts, item_vectors_ND=vectors)
+    placed, again = place_cold_items(changed, dataset, template=TEMPLATE)
+    assert clean.placer is not None
+    assert placed.placer is not None
+    assert placed.placer.config.vocabulary == clean.placer.config.vocabulary
+    np.testing.assert_array_equal(placed.placer.weights_FD, clean.placer.weights_FD)
+    assert again == log
+    warm = ~cold
+    assert torch.equal(placed.item_vectors_ND[warm], clean.item_vectors_ND[warm])
+
+
+def test_folds_are_placed_by_a_regression_without_them(
+    data: Split, parts: BundleParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    original = fit_regression
+
+    def counting(features: object, *arguments: object, **options: object) -> object:
+        counts.append(features.shape[0])  # type: ignore[attr-defined]
+        return original(features, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cold_start, "fit_regression", counting)
+    place_cold_items(parts, data.dataset, template=TEMPLATE)
+    trained = int(data.dataset.trained_items.sum())
+    assert counts[-1] == trained
+    assert max(counts[:-1]) < trained
+
+
+def test_a_run_asks_for_it_and_the_manifest_tells(write_run: WriteRun, store: ModelStore, workspace: Workspace) -> None:
+    for family in ("ease", "sasrec"):
+        file = write_run(f"{family}-placed", family, protocol="cold-items-0", cold_start='"regression"')
+        version = run(RunConfig.load(file), store=store, workspace=workspace)
+        manifest = store.manifest(version)
+        assert manifest.encoder.kind == "appended"
+        assert manifest.warnings == []
+        assert {"placer/config.json", "placer/weights.safetensors"} <= set(manifest.files)
+        (log,) = workspace.folder.glob(f"runs/{family}-placed-*/published.json")
+        assert "cold_offset" in json.loads(log.read_text())["log"]
+    weights = store.root / version / "placer/weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(BundleRefused, match="placer/weights"):
+        store.open(version)
+
+
+def test_families_that_read_text_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r'cold_start = "regression" is for families.*set cold_start = "none"'):
+        Contriever(cold_start="regression")
+    assert Ease(cold_start="regression").cold_start == "regression"
+    with pytest.raises(ValidationError, match="item text knows"):
+        Ease(item_text="{nothing}")
+
+
+def test_unknown_items_are_shown_as_often_as_they_are_chosen(data: Split, parts: BundleParts) -> None:
+    _, log = place_cold_items(parts, data.dataset, template=TEMPLATE)
+    shown = log["cold_share_of_10_by_cold_offset"]
+    assert isinstance(shown, dict)
+    shares = list(shown.values())
+    assert shares == sorted(shares)  # a higher offset shows more
+    assert min(abs(share - 0.1) for share in shares) < 0.05
