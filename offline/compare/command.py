@@ -18,7 +18,7 @@ from offline.compare.results import Results, results_of
 from offline.compare.settings import Settings
 from offline.compare.units import carry_out
 from offline.compare.workers import do_all
-from offline.evaluation.version_comparison import looks_at_test, record_look
+from offline.evaluation.looks_at_test import looks_at_test, record_look
 from offline.report.files import write_report
 from offline.report.wording import score, span
 from offline.workspace import Workspace

@@ -1,11 +1,8 @@
-"""Versions side by side, in words and figures: which is better, or that they cannot be told apart."""
+"""Versions side by side, in figures: each one's, and the contrasts with one of them."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 
@@ -19,16 +16,12 @@ from offline.evaluation.full_ranking import drawn_items
 from offline.evaluation.metrics import EventScores, Floats, weighted_mean
 from offline.evaluation.protocol_figures import asks_cold, bucket_figures, cold_figures, depth_of
 from offline.evaluation.score_matrix import Scorer, evaluate_scores
-from offline.evaluation.shuffled import OrderDrop, Shuffle, order_drop
 from offline.evaluation.version_scores import Row, Subset, queries_of, resolve, scores_of, split_of
 from offline.run_config import RunRefused
 from offline.splits.sequences import Split
-from offline.training.processes import measuring_device
 from offline.workspace import Workspace
 
-EXPERIMENTS = Path(__file__).parents[1] / "EXPERIMENTS.md"
 HEADLINE = "ndcg@10"
-LOOK = "### Look at test"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,97 +184,6 @@ def _figures(name: str, measured: _Measured, data: Split, *, lists: bool, subset
     )
 
 
-def as_text(table: Table) -> str:
-    """The table in Markdown."""
-    seen = "seen items removed" if table.seen_removed else "seen items kept"
-    lines = [
-        f"{table.dataset}, {table.protocol}, {table.subset}, {seen}; full ranking",
-        "",
-        "| row | seeds | NDCG@10 | 95 % interval over users | HR@10 |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {r.name} | {r.seeds} | {r.ndcg10:.4f} | {r.low:.4f} to {r.high:.4f} | {r.hr10:.4f} |"
-            for r in table.rows
-        ),
-    ]
-    for group in ([r.by_protocol for r in table.rows], [r.lists for r in table.rows]):
-        names = list(group[0])
-        if names:
-            lines += ["", f"| row | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
-            lines += [
-                f"| {r.name} | {' | '.join(f'{figures[name]:.3f}' for name in names)} |"
-                for r, figures in zip(table.rows, group, strict=True)
-            ]
-    if table.contrasts:
-        lines += [
-            "",
-            "| contrast | relative NDCG@10 | 95 % interval | p (Holm) | smallest detectable |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {c.family} against {c.base} | {c.relative:+.1%} | {c.relative_low:+.1%} to {c.relative_high:+.1%} "
-            f"| {c.p_holm:.3f} | {c.detectable_relative:.1%} |"
-            for c in table.contrasts
-        ]
-    return "\n".join(lines)
-
-
-def order_drops(references: list[str], *, subset: Subset, keep_seen: bool = False, store: ModelStore) -> str:
-    """How much each version loses when histories are shuffled, in Markdown."""
-    lines = ["| version | shuffled | relative drop of NDCG@10 | 95 % interval |", "|---|---|---|---|"]
-    for reference in references:
-        for manifest in resolve(reference, store).versions:
-            data, bundle = split_of(manifest), store.open(manifest.version, measuring_device())
-            queries, seen_removed = queries_of(data, subset), data.dataset.exclude_seen and not keep_seen
-            shuffles: tuple[Shuffle, ...] = ("all", "all but last")
-            for what in shuffles:
-                drop: OrderDrop = order_drop(bundle, queries, what=what, seen_removed=seen_removed)
-                interval = f"{drop.low:.1%} to {drop.high:.1%}"
-                lines.append(f"| {manifest.version} | {what} | {drop.drop:.1%} | {interval} |")
-    return "\n".join(lines)
-
-
-def verdict(table: Table) -> str:
-    """For two versions: one sentence that claims no more than the interval does."""
-    (contrast,) = table.contrasts
-    by, interval, detectable = _in_words(contrast)
-    if is_better(contrast):
-        return f"{contrast.family} is better than {contrast.base} on these users: NDCG@10 {by} ({interval})."
-    if contrast.difference_high < 0:
-        return f"{contrast.family} is worse than {contrast.base} on these users: NDCG@10 {by} ({interval})."
-    return (
-        f"The two cannot be told apart on these users: NDCG@10 differs by {by}, and the interval "
-        f"({interval}) holds 0. With this many users a difference of {detectable} would show."
-    )
-
-
 def is_better(contrast: Contrast) -> bool:
     """Whether the whole interval of the difference lies above 0."""
     return contrast.difference_low > 0
-
-
-def _in_words(c: Contrast) -> tuple[str, str, str]:
-    """Difference, its interval, the smallest detectable one; absolute where the base hit nothing in some draw."""
-    if all(map(math.isfinite, (c.relative, c.relative_low, c.relative_high))):
-        interval = f"{c.relative_low:+.1%} to {c.relative_high:+.1%}"
-        return f"{c.relative:+.1%}", interval, f"{c.detectable_relative:.0%}"
-    interval = f"{c.difference_low:+.4f} to {c.difference_high:+.4f}"
-    return f"{c.difference:+.4f}", interval, f"{c.detectable:.4f}"
-
-
-def record_final(table: Table, command: str, *, file: Path = EXPERIMENTS) -> None:
-    """Every look at test events is counted: a dated entry at the end of EXPERIMENTS.md."""
-    record_look(as_text(table), command, file=file)
-
-
-def record_look(text: str, command: str, *, file: Path = EXPERIMENTS) -> None:
-    """text begins with the data set's name and a comma."""
-    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
-    with file.open("a") as out:
-        out.write(f"\n{LOOK}, {now} UTC\n\n`{command}`\n\n{text}\n")
-
-
-def looks_at_test(dataset: str, *, file: Path = EXPERIMENTS) -> int:
-    """How many looks at this data set's test events are on record."""
-    entries = file.read_text().split(f"\n{LOOK}, ")[1:] if file.exists() else []
-    return sum(f"\n{dataset}, " in entry for entry in entries)

@@ -10,18 +10,11 @@ import pytest
 from model_store.store import ModelStore
 from offline.evaluation.baselines import CHEAP_ROWS, Popularity
 from offline.evaluation.bootstrap import Contrast, compare
+from offline.evaluation.comparison_text import as_text, order_drops, verdict
+from offline.evaluation.looks_at_test import record_final
 from offline.evaluation.metrics import Floats
 from offline.evaluation.score_matrix import evaluate_scores
-from offline.evaluation.version_comparison import (
-    Figures,
-    Table,
-    as_text,
-    is_better,
-    order_drops,
-    record_final,
-    side_by_side,
-    verdict,
-)
+from offline.evaluation.version_comparison import Figures, Table, is_better, side_by_side
 from offline.evaluation.version_scores import split_of
 from offline.pipeline import run
 from offline.run_config import RunConfig, RunRefused
