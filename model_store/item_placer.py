@@ -1,6 +1,7 @@
 """Where an item stands that only its text is known of: content-to-ID regression, as a bundle stores it.
 
-v(text) = scaled to `norm`: W [TF-IDF(text) ; 1]; behind it the constants that encoders with appended ones ask for.
+v(text) = scaled to `norm`: W [TF-IDF(text) ; years(text) ; 1]; behind it the constants that encoders with appended ones
+ask for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import scipy.sparse
 import torch
 from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
 from safetensors.torch import save_file
@@ -19,6 +21,7 @@ from torch import Tensor
 from model_store.errors import BundleRefused
 from model_store.module_files import read_tensors
 from model_store.tf_idf import TfIdf
+from model_store.years import year_features
 
 CONFIG = "placer/config.json"
 WEIGHTS = "placer/weights.safetensors"
@@ -34,13 +37,20 @@ class PlacerConfig(BaseModel):
     item_text: str
     vocabulary: tuple[str, ...]
     unseen: PositiveFloat
+    years: tuple[int, ...] = ()  # centres of `year_features`
     norm: PositiveFloat
     constants: tuple[float, ...] = ()
 
 
+def content_features(tf_idf: TfIdf, years: Sequence[int], texts: Sequence[str]) -> scipy.sparse.csr_array:
+    """float64 [N, W + C + 1]: word weights, years, and a one."""
+    one_N1 = scipy.sparse.csr_array(np.ones((len(texts), 1)))
+    return scipy.sparse.hstack([tf_idf.vectors(texts), year_features(texts, years), one_N1]).tocsr()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ItemPlacer:
-    """An `ItemTextEncoder` beside an encoder that knows items by ID. weights_FD: float64 [W + 1, D]."""
+    """An `ItemTextEncoder` beside an encoder that knows items by ID. weights_FD: float64 [W + C + 1, D]."""
 
     config: PlacerConfig
     tf_idf: TfIdf
@@ -52,7 +62,7 @@ class ItemPlacer:
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """float32 [N, D], in the space of the item vectors."""
-        predicted_ND = self.tf_idf.vectors(texts) @ self.weights_FD[:-1] + self.weights_FD[-1]
+        predicted_ND = content_features(self.tf_idf, self.config.years, texts) @ self.weights_FD
         lengths = np.linalg.norm(predicted_ND, axis=1, keepdims=True)
         placed_ND = predicted_ND / np.where(lengths > 0, lengths, 1.0) * self.config.norm
         constants = np.tile(np.array(self.config.constants), (len(texts), 1))
@@ -81,9 +91,9 @@ def read_placer(folder: Path) -> ItemPlacer | None:
         idf_W, weights_FD = (tensors[name].double().numpy() for name in ("idf_W", "weights_FD"))
     except KeyError as error:
         raise BundleRefused(f"{WEIGHTS} lacks {error}") from error
-    words = len(config.vocabulary)
-    if idf_W.shape != (words,) or weights_FD.ndim != 2 or len(weights_FD) != words + 1:
-        raise BundleRefused(f"{WEIGHTS} does not fit the {words} words of {CONFIG}")
+    words, features = len(config.vocabulary), len(config.vocabulary) + len(config.years) + 1
+    if idf_W.shape != (words,) or weights_FD.ndim != 2 or len(weights_FD) != features:
+        raise BundleRefused(f"{WEIGHTS} does not fit the {words} words and {len(config.years)} years of {CONFIG}")
     if not (np.isfinite(idf_W).all() and np.isfinite(weights_FD).all()):
         raise BundleRefused(f"{WEIGHTS}: not every number is finite")
     return ItemPlacer(config, TfIdf(config.vocabulary, idf_W, config.unseen), weights_FD)

@@ -15,9 +15,10 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from model_store.item_placer import ItemPlacer, PlacerConfig
+from model_store.item_placer import ItemPlacer, PlacerConfig, content_features
 from model_store.staging import BundleParts
 from model_store.tf_idf import TfIdf
+from model_store.years import centres
 from offline.evaluation.validation import Validation
 from offline.finishing.content_regression import FOLDS, Floats, fit_regression, norm_of_rare, popularity_folds, scaled
 from offline.finishing.score_offsets import validation_vectors, with_offsets
@@ -58,7 +59,7 @@ def place_cold_items(
 ) -> tuple[BundleParts, dict[str, object]]:
     """The bundle with every untrained item placed by its text and a placer for items to come; figures for the log.
 
-    Trained items keep their vectors. Vocabulary, word weights and regression are fitted to trained items alone.
+    Trained items keep their vectors. Vocabulary, word weights, years and regression are fitted to trained items alone.
     chosen: a log whose ridge and offset are kept. ValueError where no trained item has a text.
     """
     texts = item_texts(dataset.items, template)
@@ -66,7 +67,8 @@ def place_cold_items(
     tf_idf = TfIdf.fit([texts[row] for row in rows])
     if not tf_idf.vocabulary:
         raise ValueError('cold_start = "regression" needs items with texts, and no trained item has one')
-    features_NF = with_intercept(tf_idf.vectors(texts))
+    years = centres([texts[row] for row in rows])
+    features_NF = content_features(tf_idf, years, texts)
     vectors_ND = parts.item_vectors_ND.double().numpy()
     events_R = dataset.catalog.popularity[rows]
     content = _Content(
@@ -90,15 +92,11 @@ def place_cold_items(
         item_text=template,
         vocabulary=tf_idf.vocabulary,
         unseen=tf_idf.unseen,
+        years=years,
         norm=content.norm,
         constants=(choice.offset,),
     )
     return replace(placed, placer=ItemPlacer(config, tf_idf, weights_FD)), choice.figures()
-
-
-def with_intercept(features_NW: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-    ones = scipy.sparse.csr_array(np.ones((features_NW.shape[0], 1)))
-    return scipy.sparse.hstack([features_NW, ones]).tocsr()
 
 
 @dataclass(frozen=True, slots=True)

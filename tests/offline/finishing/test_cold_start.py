@@ -152,3 +152,15 @@ def test_unknown_items_are_shown_as_often_as_they_are_chosen(data: Split, parts:
     shares = list(shown.values())
     assert shares == sorted(shares)  # a higher offset shows more
     assert min(abs(share - 0.1) for share in shares) < 0.05
+
+
+def test_a_year_that_no_trained_item_has_is_read_by_its_neighbours(small_world: Interactions, tmp_path: Path) -> None:
+    """Near items on the walk are of near years, each year of its own: as words all years are strangers."""
+    items = small_world.items.with_columns(title=pl.Series([f"film ({1950 + row})" for row in range(40)]))
+    dataset = split(replace(small_world, items=items), "cold-items-0").dataset
+    recipe = Recipe(dim=16, max_history=16, fit=FitPlan(epochs=40, evaluate_every=10, batch=16, learning_rate=1e-2))
+    placed, _ = place_cold_items(recipe.train(dataset, tmp_path, {}).parts, dataset, template="{title}")
+    assert placed.placer is not None
+    vectors_ND = placed.placer.encode_texts(["film (1960)", "film (1961)", "film (1985)"])
+    near, far = (torch.cosine_similarity(vectors_ND[0], vectors_ND[other], dim=0) for other in (1, 2))
+    assert near > 0.9 > far
