@@ -15,12 +15,14 @@ from app.batching import Batcher
 from app.errors import Problem
 from app.loading import Loader
 from app.metrics import Metrics
+from app.targets import Keeping
 from app.versions import Versions
 from model_store.store import ModelStore
 
 if TYPE_CHECKING:
     from tests.app.conftest import Pair
 
+KEEPING = Keeping()
 pytestmark = pytest.mark.usefixtures("in_process")
 
 
@@ -49,7 +51,7 @@ class Scene:
         return self.versions.states.of(version).state
 
 
-def play(store: ModelStore, story: Callable[[Scene], Awaitable[None]], *, keep_previous: bool = True) -> Metrics:
+def play(store: ModelStore, story: Callable[[Scene], Awaitable[None]], *, keeping: Keeping = KEEPING) -> Metrics:
     metrics = Metrics()
 
     async def run() -> None:
@@ -64,7 +66,7 @@ def play(store: ModelStore, story: Callable[[Scene], Awaitable[None]], *, keep_p
             return prepare(folder, urgent)
 
         loader._prepare = counted  # type: ignore[method-assign]
-        versions = Versions(store, loader, batcher, metrics, poll_seconds=0.02, keep_previous=keep_previous)
+        versions = Versions(store, loader, batcher, metrics, poll_seconds=0.02, keeping=keeping)
         follower = asyncio.create_task(versions.follow())
         try:
             await story(Scene(store, versions, loads, metrics))
@@ -139,7 +141,7 @@ def test_without_previous(pair: Pair) -> None:
         await scene.until(scene.serves(pair.alpha))
         await scene.until(lambda: scene.state(pair.beta) == "UNLOADED")
 
-    play(pair.store, story, keep_previous=False)
+    play(pair.store, story, keeping=Keeping(previous=False))
 
 
 def test_a_failed_version_leaves_the_old_one_and_is_tried_again_only_when_asked(

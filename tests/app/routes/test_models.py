@@ -80,7 +80,7 @@ def test_versions_that_are_not_there(server: Running, pair: Pair) -> None:
     assert (refused.status_code, refused.json()["type"]) == (404, "/problems/unknown-version")
     assert put(server.http, "../other").status_code == 422
     assert put(server.http, pair.alpha, traffic=0.5).status_code == 422
-    assert server.http.put("/v1/labels/canary", json={"version": pair.alpha}).status_code == 404
+    assert server.http.put("/v1/labels/staging", json={"version": pair.alpha}).status_code == 422
 
 
 def test_a_version_of_the_store_that_is_not_loaded(server: Running, pair: Pair, published: Callable[..., str]) -> None:
