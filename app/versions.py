@@ -75,10 +75,14 @@ class Versions:
             return self._trouble or "no version has the label live"
         return f"{self.wanted.live} is {self.states.of(self.wanted.live)}"
 
+    def in_memory(self) -> list[Loaded]:
+        """Every whole version that serves or is about to."""
+        serving = self.serving.loaded() if self.serving and not self.serving.swapping else ()
+        return [*self._fresh.values(), *serving]
+
     def targets(self) -> Targets:
         """What should be served and loaded, as things are."""
-        serving = self.serving.loaded() if self.serving and not self.serving.swapping else ()
-        memory = self._fresh | {one.version: one for one in serving}
+        memory = {one.version: one for one in self.in_memory()}
         return Targets(self.wanted, self.serving, memory, tuple(self.asked), self.failed, self.keeping)
 
     def failed(self, version: str | None) -> VersionState | None:
