@@ -49,11 +49,13 @@ class VersionLoads:
         self._abandoned = False
 
     def follow(self, missing: str | None, *, needed: Sequence[str], generation: int, urgent: bool) -> None:
-        """Starts the load of `missing` unless one is under way; ends one that is not among `needed` any more.
+        """Starts the load of `missing` unless one is under way. Ends one that is not among `needed` any more, and one
+        for which the live version, the first of `needed`, would have to wait.
 
         generation: of the labels under which a failure counts. urgent: nothing is served yet.
         """
-        if self._version is not None and self._version not in needed and not self._abandoned:
+        waited_for = missing is not None and missing == needed[0] != self._version
+        if self._version is not None and not self._abandoned and (self._version not in needed or waited_for):
             self._abandoned = True
             self._loader.abandon()
         if self._task is None and missing is not None:
