@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 Fallback = Literal["popular"]
-FallbackReason = Literal["new_user", "empty_history", "unknown_items", "history_unavailable"]
+FallbackReason = Literal["new_user", "empty_history", "unknown_items", "history_unavailable", "swapping"]
+AnsweredAs = Literal["live", "previous", "canary", "shadow", "loaded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class RecommendAnswer:
 
     request_id: str
     version: str
-    label: Literal["live", "previous"]
+    label: AnsweredAs
     family: str
     items: list[ItemOut]
     unknown_items: list[str]
@@ -150,46 +151,3 @@ class ReadyAnswer:
     version: str
     generation: int
     degraded: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ServingOut:
-    """generation: of the labels that this process fulfils."""
-
-    generation: int
-    live: str
-    previous: str | None
-    degraded: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class LabelAnswer:
-    wanted: dict[str, Any]
-    serving: ServingOut | None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelOut:
-    """state, reason: in this process. bytes: on disk. metrics: as the manifest holds them."""
-
-    version: str
-    family: str
-    encoder: str
-    dim: int
-    items: int
-    max_history: int
-    base: str | None
-    bytes: int
-    catalogue_at: str
-    labels: list[str]
-    state: str
-    reason: str | None
-    warnings: list[str]
-    metrics: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelsAnswer:
-    models: list[ModelOut]
-    wanted: dict[str, Any]
-    serving: ServingOut | None

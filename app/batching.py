@@ -140,6 +140,7 @@ class Batcher:
             while batch := self._next_batch():
                 self._in_hand = batch
                 self._deliver(list(zip(batch, self._run(batch), strict=True)))
+                del batch  # or the wait for the next one would keep this one's bundle in memory
         except Exception:  # whatever it was: a service without its inference thread answers nobody
             _log.exception("the inference thread failed and is started again")
             self._metrics.thread_restarts.inc()

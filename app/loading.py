@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import torch
 
 from app.batching import Batcher
 from app.collector import collector_paused
+from app.memory import shortage
 from app.metrics import Metrics
 from app.work import Recommendation
 from model_store.bundle import Bundle
@@ -27,6 +28,7 @@ from model_store.encoders.history import HistoryBatch
 from model_store.preparing import find_prepared
 from model_store.ranker_files import build_empty_ranker
 from model_store.retrieval import Want
+from model_store.verification import read_manifest
 
 Phase = Literal["LOADING", "VALIDATING", "WARMING"]
 NICENESS = 19
@@ -46,22 +48,41 @@ class Loader:
     copy that an earlier child has made and checked is opened without another.
     """
 
-    def __init__(self, cache: Path, batcher: Batcher, metrics: Metrics, *, device: str, load_seconds: float) -> None:
+    def __init__(
+        self,
+        cache: Path,
+        batcher: Batcher,
+        metrics: Metrics,
+        *,
+        device: str,
+        load_seconds: float,
+        memory_margin: float = 1.1,
+    ) -> None:
         self._cache, self._batcher, self._metrics, self._device = cache, batcher, metrics, device
-        self._load_seconds = load_seconds
+        self._load_seconds, self._memory_margin = load_seconds, memory_margin
         self._child: subprocess.Popen[str] | None = None
         self._closing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=_one_thread)
 
-    async def load(self, folder: Path, enter: Callable[[Phase], None], *, urgent: bool = False) -> Bundle:
+    async def load(
+        self,
+        folder: Path,
+        enter: Callable[[Phase], None],
+        *,
+        urgent: bool = False,
+        make_room: Callable[[], Awaitable[None]] | None = None,
+    ) -> Bundle:
         """Prepares, opens with golden queries, warms. enter: told each phase as it begins. LoadFailed says why.
 
-        urgent: nothing is served yet, so there is nobody to be nice to.
+        urgent: nothing is served yet, so there is nobody to be nice to. make_room: awaited when a checked copy is there
+        and before it takes memory; what it raises ends the load.
         """
         run = asyncio.get_running_loop().run_in_executor
         enter("LOADING")
         with self._metrics.load_seconds.labels("prepare").time():
             prepared = await run(self._thread, self._prepare, folder, urgent)
+        if make_room is not None:
+            await make_room()
         enter("VALIDATING")
         with self._metrics.load_seconds.labels("open").time():
             bundle = await run(self._thread, self._open, prepared)
@@ -72,7 +93,18 @@ class Loader:
 
     async def release(self, box: list[Any]) -> None:
         """Frees what the box holds on the loader's thread; the caller keeps no other reference."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, box.clear)
+
+        def free() -> None:
+            box.clear()
+            if torch.device(self._device).type == "cuda":
+                torch.cuda.empty_cache()  # or the next version would not be given what this one had
+
+        await asyncio.get_running_loop().run_in_executor(self._thread, free)
+
+    def abandon(self) -> None:
+        """Ends the child of a load that nobody waits for any more; the load then fails."""
+        if self._child is not None:
+            self._child.kill()
 
     def close(self) -> None:
         self._closing = True
@@ -112,10 +144,15 @@ class Loader:
 
     def _open(self, prepared: Path) -> Bundle:
         try:
+            short = shortage(read_manifest(prepared), self._device, margin=self._memory_margin)
+            if short is not None:
+                raise LoadFailed(short)
             with collector_paused():
                 build_empty(prepared)  # for its imports: the first language model brings transformers
                 build_empty_ranker(prepared)
             return Bundle.open(prepared, self._device)
+        except LoadFailed:
+            raise
         except Exception as error:  # whatever is wrong with one version must not end what serves another
             _log.exception("a version could not be opened")
             raise LoadFailed(str(error) or type(error).__name__) from error

@@ -21,14 +21,17 @@ from app.batching import Batcher
 from app.edge import Edge, Trace
 from app.embedded_valkey import EmbeddedValkey, ValkeyRefused
 from app.errors import TABLE, problem_of
+from app.label_hints import LabelHints
 from app.loading import Loader
 from app.metrics import Metrics
 from app.recommender import Recommender
-from app.routes import console, events, health, items, models, recommend
+from app.routes import console, events, health, items, labels, models, recommend
 from app.routes.wire import SCHEMAS
 from app.schemas import BatchRequest, EventsRequest, LabelRequest, LookupRequest, RecommendRequest, SimilarRequest
 from app.service import Service
 from app.settings import Settings
+from app.shadow import Shadow
+from app.targets import Keeping
 from app.user_history import HistoriesRefused, UserHistories
 from app.versions import Versions
 from model_store.store import ModelStore
@@ -62,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         if kind is not Exception:  # that one is the edge's, which logs it
             app.add_exception_handler(kind, _problem)
     app.add_middleware(Edge, metrics=metrics, body_bytes=settings.body_bytes)
-    for routes in (recommend, events, items, models, health, console):
+    for routes in (recommend, events, items, models, labels, health, console):
         app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -70,7 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Service:
     store = ModelStore(settings.store)
-    histories = await _histories(settings, metrics, stack)
+    url = await _redis(settings, stack)
+    histories = await _histories(url, settings, metrics=metrics, stack=stack)
     batcher = Batcher(
         metrics,
         threads=settings.threads,
@@ -86,6 +90,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         metrics,
         device=_device(settings.device),
         load_seconds=settings.load_seconds,
+        memory_margin=settings.memory_margin,
     )
     versions = Versions(
         store,
@@ -93,22 +98,37 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         batcher,
         metrics,
         poll_seconds=settings.poll_seconds,
-        keep_previous=settings.keep_previous,
+        keeping=Keeping(settings.keep_previous, settings.swap == "resource-preserving"),
     )
     stack.push_async_callback(versions.close)
     stack.callback(asyncio.create_task(versions.follow(), name="follow-labels").cancel)
-    recommender = Recommender(store, histories, batcher, metrics)
-    return Service(settings, store, metrics, batcher, versions, recommender, histories)
+    shadow = Shadow(metrics, batcher, share=settings.shadow_share)
+    stack.push_async_callback(shadow.close)
+    recommender = Recommender(store, histories, batcher, metrics, shadow=shadow)
+    hints = LabelHints(url, heard=versions.hint) if url is not None else None
+    if hints is not None:
+        hints.start()
+        stack.push_async_callback(hints.close)
+    return Service(settings, store, metrics, batcher, versions, recommender, histories, hints)
 
 
-async def _histories(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> UserHistories | None:
+async def _redis(settings: Settings, stack: AsyncExitStack) -> str | None:
+    """Its address; None where the service runs without histories. Starts or joins our own where none is given."""
     if settings.without_histories:
         return None
-    url = settings.redis_url
+    if settings.redis_url is not None:
+        return settings.redis_url
+    embedded = EmbeddedValkey(Path(settings.data))
+    url = await embedded.start()
+    stack.push_async_callback(embedded.stop)
+    return url
+
+
+async def _histories(
+    url: str | None, settings: Settings, *, metrics: Metrics, stack: AsyncExitStack
+) -> UserHistories | None:
     if url is None:
-        embedded = EmbeddedValkey(Path(settings.data))
-        url = await embedded.start()
-        stack.push_async_callback(embedded.stop)
+        return None
     histories = await UserHistories.open(url, kept=settings.history_kept)
     stack.push_async_callback(histories.close)
     metrics.watch("redis_breaker_open", "1 while Redis is left alone", lambda: histories.breaker_open)

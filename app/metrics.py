@@ -13,6 +13,8 @@ from prometheus_client.registry import Collector
 
 NAMESPACE = "naiseki"
 SECONDS = tuple(round(0.00025 * 1.5**step, 8) for step in range(27))  # 0.25 ms to 9.5 s
+INSTANTS = tuple(round(0.00001 * 2.0**step, 6) for step in range(24))  # 10 us to 84 s
+SHARES = tuple(step / 10 for step in range(11))
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 TOKENS = tuple(2**power for power in range(4, 16))
 STAGES = ("queue", "encode", "search", "rank")
@@ -69,6 +71,21 @@ class Metrics:
         self.load_seconds = self._histogram(
             "load_phase_seconds", "Phases of a load", ("phase",), tuple(0.05 * 2.0**step for step in range(14))
         )
+        self.publish_seconds = self._histogram("publish_seconds", "The step that puts a routing in place", (), INSTANTS)
+        self.follow_seconds = self._histogram(
+            "follow_seconds",
+            "From knowing that another live version is wanted to its answers; resident: it was in memory already",
+            ("resident",),
+            INSTANTS,
+        )
+        self.label_failed = self._gauge("label_failed", "1 while what a label wants cannot be served here", ("label",))
+        self.version_bytes = self._gauge("version_memory_bytes", "What a version holds in memory", ("version",))
+        self.shadow_agreement = self._histogram(
+            "shadow_agreement", "Share of an answer's items that the shadow version gives too", ("version",), SHARES
+        )
+        self.shadow_copies = self._counter(
+            "shadow_copies", "Sampled live requests, by what the shadow did", ("outcome",)
+        )
         self.version_state = self._gauge("version_state", "1 for the state that a version is in", ("version", "state"))
         self.version_info = self._gauge("version_info", "Versions in memory", ("version", "family", "items", "dim"))
         self.generation = self._gauge("labels_generation", "Generation of the labels", ("view",))
@@ -92,7 +109,8 @@ class Metrics:
     def forget(self, version: str) -> None:
         """Removes the series of a version that is no longer in memory; its state stays."""
         self.stages.cache_clear()
-        for collector in (*self._stages.values(), self.impressions, self.version_info, self.clicks):
+        of_versions = (self.impressions, self.version_info, self.version_bytes, self.clicks, self.shadow_agreement)
+        for collector in (*self._stages.values(), *of_versions):
             collector.remove_by_labels({"version": version})
 
     def text(self) -> bytes:

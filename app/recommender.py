@@ -6,18 +6,21 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from app.answers import FallbackReason, ItemOut, RecommendAnswer, Timings
 from app.batching import Batcher
-from app.errors import Problem
+from app.errors import Problem, not_ready
 from app.metrics import Metrics
-from app.routing import Routing, Served
+from app.routing import LETTERS, Routing, Served
 from app.schemas import RecommendRequest
+from app.shadow import Shadow, ShadowRecommendation
 from app.user_history import HistoriesUnavailable, UserHistories
 from app.work import Recommendation
+from model_store.bundle import Bundle
 from model_store.catalog import ItemCatalog
 from model_store.errors import UnknownVersion
 from model_store.retrieval import Candidates, Rows, Want
@@ -37,17 +40,30 @@ class _History:
 class Recommender:
     """Answers recommendation requests on the event loop; what computes is handed to the batcher."""
 
-    def __init__(self, store: ModelStore, histories: UserHistories | None, batcher: Batcher, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        store: ModelStore,
+        histories: UserHistories | None,
+        batcher: Batcher,
+        metrics: Metrics,
+        *,
+        shadow: Shadow,
+    ) -> None:
         self._store, self._histories, self._batcher, self._metrics = store, histories, batcher, metrics
+        self._shadow = shadow
 
     async def recommend(self, ask: RecommendRequest, routing: Routing) -> RecommendAnswer:
         """One bundle from the first step to the last. Problem when the request cannot be answered."""
         started = time.perf_counter()
-        served = routing.find(ask.version) or await self._not_loaded(ask.version)
+        served = routing.route(ask.user_id, ask.version) or await self._not_loaded(ask.version)
         bundle = served.bundle
         history = await self._history(ask, bundle.catalog)
+        if served.swapping:
+            history = replace(history, reason="swapping")
         want, unknown = _want(ask, bundle.catalog, history)
         if history.reason is not None:
+            if ask.strict and history.reason == "swapping":
+                raise not_ready("a version is being swapped", retry_after_s=5)
             if ask.strict:
                 raise Problem("no-usable-history", f"there is no history to go by: {history.reason}")
             self._metrics.fallbacks.labels(history.reason).inc()
@@ -59,18 +75,31 @@ class Recommender:
             stages = (done.queue_seconds, seconds.encode, seconds.search, seconds.rank, time.perf_counter() - started)
             timings = Timings(*map(_ms, stages))
         self._metrics.stages(served.version, served.label).impressions.inc()
+        items = items_out(bundle.catalog, found)
+        if routing.shadow is not None and served.label == "live" and history.reason is None:
+            copy = partial(self._as_shadow, ask, routing.shadow.bundle)
+            self._shadow.offer(routing.shadow, [item.item_id for item in items], copy)
         return RecommendAnswer(
             request_id=request_id(served),
             version=served.version,
             label=served.label,
             family=bundle.manifest.family,
-            items=items_out(bundle.catalog, found),
+            items=items,
             unknown_items=unknown,
             fallback="popular" if history.reason else None,
             fallback_reason=history.reason,
             exhausted=found.exhausted,
             timings_ms=timings,
         )
+
+    async def _as_shadow(self, ask: RecommendRequest, bundle: Bundle) -> list[str] | None:
+        """The item ids that the shadow's bundle answers; None where it knows nothing of this history."""
+        history = await self._history(ask, bundle.catalog)
+        if history.reason is not None:
+            return None
+        want, _ = _want(ask, bundle.catalog, history)
+        done = await self._batcher.submit(ShadowRecommendation.of(bundle, history.rows, want))
+        return [bundle.catalog.ids[row] for row in done.result.candidates.rows]
 
     async def _not_loaded(self, version: str | None) -> Served:
         assert version is not None, "a routing always has a live version"
@@ -138,7 +167,7 @@ def items_out(catalog: ItemCatalog, found: Candidates) -> list[ItemOut]:
 
 def request_id(served: Served) -> str:
     """Label letter, the version's hash, random part: an event that carries it can be attributed without a store."""
-    return f"{served.label[0]}-{version_hash(served.version)}-{secrets.token_hex(8)}"
+    return f"{LETTERS[served.label]}-{version_hash(served.version)}-{secrets.token_hex(8)}"
 
 
 def version_hash(version: str) -> str:

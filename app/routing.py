@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from model_store.bundle import Bundle
 
-Label = Literal["live", "previous"]
+Label = Literal["live", "previous", "canary", "shadow", "loaded"]
+LETTERS: Mapping[Label, str] = {"live": "l", "previous": "p", "canary": "c", "shadow": "s", "loaded": "o"}
 
 
 @dataclass(slots=True, eq=False)
@@ -18,6 +20,7 @@ class Loaded:
 
     bundle: Bundle
     in_flight: int = 0
+    memory_bytes: int = 0
 
     @property
     def version(self) -> str:
@@ -26,10 +29,14 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The bundle that answers one request, and the label that it answers under."""
+    """The bundle that answers one request, and the label that it answers under.
+
+    swapping: only its catalogue is there, because memory was needed for the next version.
+    """
 
     bundle: Bundle
     label: Label
+    swapping: bool = False
 
     @property
     def version(self) -> str:
@@ -40,24 +47,46 @@ class Served:
 class Routing:
     """What this process serves, whole: replaced by one reference store, never changed.
 
-    generation: of the labels that it fulfils. degraded: why another version than the wanted one answers, or None.
+    generation: of the labels whose live version it serves. degraded: why another version than the wanted one answers,
+    or None. traffic, salt: the canary's share of the users, and of their hash. others: kept by an operator, for
+    requests that name them. swapping: `live` is a catalogue without a model.
     """
 
     generation: int
     live: Loaded
     previous: Loaded | None = None
     degraded: str | None = None
+    canary: Loaded | None = None
+    traffic: float = 0.0
+    salt: str = ""
+    shadow: Loaded | None = None
+    others: tuple[Loaded, ...] = ()
+    swapping: bool = False
+
+    def route(self, user_id: str | None, version: str | None) -> Served | None:
+        """Whoever names a version gets it, or None; of the others, the canary's users get the canary."""
+        canary = self.canary if version is None else None
+        if canary is not None and user_id is not None and in_share(self.salt, user_id, self.traffic):
+            return Served(canary.bundle, "canary")
+        return self.find(version)
 
     def find(self, version: str | None) -> Served | None:
-        """By default what is live."""
+        """By default what is live; a version of two labels answers under the first of them."""
         if version is None or version == self.live.version:
-            return Served(self.live.bundle, "live")
-        if self.previous is not None and version == self.previous.version:
-            return Served(self.previous.bundle, "previous")
-        return None
+            return Served(self.live.bundle, "live", self.swapping)
+        labelled: tuple[tuple[Loaded | None, Label], ...] = (
+            (self.previous, "previous"),
+            (self.canary, "canary"),
+            (self.shadow, "shadow"),
+            *((one, "loaded") for one in self.others),
+        )
+        found = (Served(one.bundle, label) for one, label in labelled if one is not None and one.version == version)
+        return next(found, None)
 
     def loaded(self) -> tuple[Loaded, ...]:
-        return (self.live,) if self.previous is None else (self.live, self.previous)
+        """Each once, whatever it carries."""
+        named = (self.live, self.previous, self.canary, self.shadow, *self.others)
+        return tuple(dict.fromkeys(one for one in named if one is not None))
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Routing]:
@@ -70,3 +99,9 @@ class Routing:
         finally:
             for one in loaded:
                 one.in_flight -= 1
+
+
+def in_share(salt: str, user_id: str, traffic: float) -> bool:
+    """Whether a user is of the share `traffic` (0..1): always the same answer, and a growing share only adds users."""
+    drawn = int.from_bytes(hashlib.sha256(f"{salt}:{user_id}".encode()).digest()[:8], "big")
+    return drawn < traffic * 2**64

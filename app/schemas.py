@@ -110,7 +110,12 @@ class SimilarRequest(_Request):
 
 
 class LabelRequest(_Request):
-    """expected_generation: move the label only if nobody has moved one since this generation was read."""
+    """expected_generation: move the label only if nobody has moved one since this generation was read.
+
+    traffic: of a canary, and of nothing else: its share of the users. by: who asks, for the audit log.
+    """
 
     version: VersionName
+    traffic: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     expected_generation: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    by: Annotated[Id, Field(max_length=80)] | None = None

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from app.batching import Batcher
 from app.errors import Problem
+from app.label_hints import LabelHints
 from app.metrics import Metrics
 from app.recommender import Recommender
 from app.settings import Settings
@@ -27,6 +28,7 @@ class Service:
     versions: Versions
     recommender: Recommender
     histories: UserHistories | None
+    hints: LabelHints | None = None
     draining: bool = False
 
     @staticmethod

@@ -52,9 +52,13 @@ class Settings(BaseModel):
     """One field per variable; the name is the field's in capitals after NAISEKI_. An empty variable counts as unset.
 
     store: folder of bundles. data: folder for the embedded Redis, and the cache of prepared bundles.
-    redis_url: Annotated[Annotated[str, AfterValidator(_redis)] | None, Field(repr=False)] = None
+    redis_url: of the histories; unset = a server that the service runs itself; none = no histories.
     threads: of the inference thread's matrix products. max_batch_ms: the longest that one batch of several may take.
     queue_tokens: what may wait before 429. body_bytes: the largest request body.
+    keep_previous: in memory, so that a rollback is instant. swap: resource-preserving = the old version is unloaded
+    before the next one is loaded, popular items meanwhile, and a rollback is a load: for a card that holds only one.
+    models_kept: versions that operators may keep in memory under no label. memory_margin: a version is refused unless
+    so many times its estimated memory is free; 0 does not ask. shadow_share: of the live requests, copied to a shadow.
     grace_seconds: between readiness off and the closing of the listener. shutdown_seconds: for what is in flight then.
     """
 
@@ -78,6 +82,10 @@ class Settings(BaseModel):
     keep_previous: bool = True
     poll_seconds: Seconds = 1.0
     load_seconds: Seconds = 900.0
+    swap: Literal["availability-preserving", "resource-preserving"] = "availability-preserving"
+    models_kept: Annotated[int, Field(ge=0)] = 2
+    memory_margin: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.1
+    shadow_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     grace_seconds: Annotated[float, Field(ge=0, le=300)] = 2.0
     shutdown_seconds: Count = 20
     log_level: Literal["debug", "info", "warning", "error"] = "info"

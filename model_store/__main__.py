@@ -1,4 +1,4 @@
-"""python -m model_store list | show V | verify V | activate V | rollback | prune [--keep N]"""
+"""python -m model_store list | show V | verify V | activate V | label L [V] | rollback | audit | prune [--keep N]"""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
+from model_store.audit import LabelChange
 from model_store.errors import StoreError
-from model_store.labels import Labels
+from model_store.labels import Label, Labels
 from model_store.store import ModelStore
 
 DEFAULT_STORE = "./model_store/bundles"
@@ -44,7 +46,14 @@ def _parser() -> argparse.ArgumentParser:
         ("activate", "label a version live; running services follow"),
     ):
         commands.add_parser(name, help=text).add_argument("version")
+    label = commands.add_parser("label", help="give a version a label, or take the label away")
+    label.add_argument("label", choices=get_args(Label))
+    label.add_argument("version", nargs="?")
+    label.add_argument("--remove", action="store_true", help="no version has this label any more")
+    label.add_argument("--traffic", type=float, metavar="SHARE", help="of a canary: the share of users, 0 to 1")
     commands.add_parser("rollback", help="swap live and previous")
+    audit = commands.add_parser("audit", help="the last moves of labels, newest first")
+    audit.add_argument("--limit", type=int, default=20, metavar="N", help="so many (20)")
     prune = commands.add_parser("prune", help="remove old versions that have no label")
     prune.add_argument("--keep", type=int, default=5, metavar="N", help="the last N are kept (5)")
     return parser
@@ -62,6 +71,12 @@ def _answer(given: argparse.Namespace, store: ModelStore) -> list[str]:
             return [f"{given.version} is whole, and answers as it did when it was made"]
         case "activate":
             return [_wanted(store.activate(given.version, by=_user()))]
+        case "label":
+            if (given.version is None) != given.remove:
+                raise ValueError("name a version, or --remove")
+            return [_wanted(store.label(given.label, given.version, by=_user(), traffic=given.traffic))]
+        case "audit":
+            return [_told(change) for change in store.audit(given.limit)]
         case "rollback":
             return [_wanted(store.rollback(by=_user()))]
         case "prune":
@@ -78,7 +93,18 @@ def _carried(labels: Labels, version: str) -> list[str]:
 
 
 def _wanted(labels: Labels) -> str:
-    return f"live is {labels.live}, previous is {labels.previous or 'none'} (generation {labels.generation})"
+    said = f"live is {labels.live}, previous is {labels.previous or 'none'}"
+    if labels.canary:
+        said += f", canary is {labels.canary.version} for {labels.canary.traffic:g} of the users"
+    if labels.shadow:
+        said += f", shadow is {labels.shadow}"
+    return f"{said} (generation {labels.generation})"
+
+
+def _told(change: LabelChange) -> str:
+    share = "" if change.traffic is None else f" {change.traffic:g}"
+    moved = f"{change.from_ or 'none'} -> {change.to or 'none'}"
+    return "\t".join([str(change.generation), change.at, change.by, change.label + share, moved])
 
 
 def _user() -> str:

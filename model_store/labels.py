@@ -20,6 +20,7 @@ from model_store.manifest import VersionName
 FILE = "labels.json"
 LOCK = ".labels.lock"
 Label = Literal["live", "previous", "canary", "shadow"]
+TRIALS: tuple[Label, ...] = ("canary", "shadow")
 
 
 class Canary(BaseModel):
@@ -55,11 +56,18 @@ class Labels(BaseModel):
         canary = self.canary.version if self.canary else None
         return {name for name in (self.live, self.previous, canary, self.shadow, self.last_good) if name}
 
+    def version_of(self, label: Label) -> str | None:
+        if label == "canary":
+            return self.canary.version if self.canary else None
+        version: str | None = getattr(self, label)
+        return version
+
     def labelled(self, label: Label, version: str | None, *, by: str, traffic: float | None = None) -> Labels:
         """The labels after `version` got `label`; None takes it away (not from `live`).
 
-        A version that becomes `live` makes the former one `previous`, and is no canary any more. Naming the live
-        version again changes only the generation: services then try again what failed to load.
+        A version that becomes `live` makes the former one `previous`, and is no canary and no shadow any more. Naming
+        the live version again changes only the generation: services then try again what failed to load.
+        StoreError when the live version would get another label.
         """
         if label not in get_args(Label):
             raise ValueError(f"{label!r} is not one of {', '.join(get_args(Label))}")
@@ -67,20 +75,27 @@ class Labels(BaseModel):
             raise ValueError("a store cannot be without a live version once it has one")
         if (traffic is not None) != (label == "canary" and version is not None):
             raise ValueError("a canary needs its share of traffic, and no other label has one")
+        if traffic is not None and not 0 <= traffic <= 1:
+            raise ValueError(f"traffic is a share between 0 and 1, not {traffic:g}")
+        if label != "live" and version is not None and version == self.live:
+            raise StoreError(f"{version} is live: it cannot be {label} too")
         changes: dict[str, object] = {label: version}
         if label == "canary" and version is not None:
             changes["canary"] = {"version": version, "traffic": traffic}
         if label == "live":
             changes["previous"] = self.previous if self.live == version else self.live
-            if self.canary and self.canary.version == version:
-                changes["canary"] = None
+            changes |= self._not_beside(version)
         return self._changed(changes, by=by)
 
     def rolled_back(self, *, by: str) -> Labels:
         """`live` and `previous` swapped; StoreError when there is no previous version."""
         if self.previous is None:
             raise StoreError("there is no previous version to go back to")
-        return self._changed({"live": self.previous, "previous": self.live}, by=by)
+        return self._changed({"live": self.previous, "previous": self.live, **self._not_beside(self.previous)}, by=by)
+
+    def _not_beside(self, live: str | None) -> dict[str, object]:
+        """A canary or shadow of itself would measure nothing."""
+        return {label: None for label in TRIALS if live is not None and self.version_of(label) == live}
 
     def good(self, version: str) -> Labels:
         """`last_good` moved, the generation kept."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from model_store.audit import LabelChange, read_changes, record
 from model_store.bundle import Bundle
 from model_store.durable import reading, writing
 from model_store.errors import BundleRefused, LabelConflict, StoreError, UnknownVersion
@@ -20,6 +21,7 @@ from model_store.verification import MANIFEST, MANIFEST_SHA256, read_manifest
 
 Versions = list[str]
 Manifests = list[Manifest]
+Changes = list[LabelChange]
 
 YOUNG_SECONDS = 3600.0
 _VERSION = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
@@ -136,6 +138,7 @@ class ModelStore:
             if version is not None:
                 self.manifest(version)
             new = labels.labelled(label, version, by=by, traffic=traffic)
+            record(self.root, labels, new, asked=label)
             write_labels(self.root, new)
             return new
 
@@ -145,11 +148,17 @@ class ModelStore:
     def rollback(self, *, by: str, expected_generation: int | None = None) -> Labels:
         """Swaps `live` and `previous`. StoreError when there is no previous version, or it is gone."""
         with label_lock(self.root):
-            new = self._expected(expected_generation).rolled_back(by=by)
+            labels = self._expected(expected_generation)
+            new = labels.rolled_back(by=by)
             assert new.live is not None
             self.manifest(new.live)
+            record(self.root, labels, new, asked="live")
             write_labels(self.root, new)
             return new
+
+    def audit(self, limit: int = 100) -> Changes:
+        """The last `limit` moves of labels, newest first."""
+        return read_changes(self.root, self.labels(), limit=limit)
 
     def mark_good(self, version: str) -> Labels:
         """A process is ready on this live version: written without raising the generation."""

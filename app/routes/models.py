@@ -1,4 +1,4 @@
-"""Versions: which are in the store, which are wanted, which this process serves."""
+"""Versions: which are in the store, which are wanted, which this process has in memory and serves."""
 
 from __future__ import annotations
 
@@ -6,85 +6,94 @@ import asyncio
 import time
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from app import keys
-from app.answers import LabelAnswer, ModelOut, ModelsAnswer, ServingOut
 from app.errors import Problem
-from app.routes.wire import answer, problems, read, takes
-from app.schemas import LabelRequest
+from app.kept import keep, let_go
+from app.model_answers import CanaryOut, LoadAnswer, ModelOut, ModelsAnswer, ProgressOut, ServingOut
+from app.routes.wire import answer, dropped_when_gone, problems
 from app.service import Service
+from app.version_states import ON_THE_WAY, State, VersionState
+from model_store.audit import LABELS
 from model_store.labels import Labels
-from model_store.manifest import Manifest
+from model_store.manifest import Manifest, VersionName
 
-POLL_SECONDS = 0.02
-BY = "api"
+LOOK_SECONDS = 1.0
 router = APIRouter(prefix="/v1", tags=["models"], dependencies=[Depends(keys.admin)])
 Wait = Annotated[float, Query(ge=0, le=300, allow_inf_nan=False)]
+Version = Annotated[VersionName, Path()]
 
 
 @router.get("/models", response_model=ModelsAnswer, responses=problems(403, 409))
 async def models(request: Request) -> Response:
     """Every version that can be read, oldest first; what is wanted; what this process serves."""
     service = Service.of(request)
-    manifests, wanted = await asyncio.to_thread(lambda: (service.store.list(), service.store.labels()))
-    return answer(
-        ModelsAnswer([_model(service, manifest, wanted) for manifest in manifests], _wanted(wanted), _serving(service))
-    )
-
-
-@router.put(
-    "/labels/live",
-    status_code=202,
-    response_model=LabelAnswer,
-    responses={200: {"model": LabelAnswer}, **problems(403, 404, 409, 503, body=True)},
-    openapi_extra=takes(LabelRequest),
-)
-async def label_live(request: Request, wait: Wait = 0.0) -> Response:
-    """Says which version is wanted. 202 at once; with `wait` 200 when this process serves it, 409 when it cannot."""
-    service = Service.of(request)
-    ask = await read(request, LabelRequest)
-    labels = await asyncio.to_thread(
-        service.store.activate, ask.version, by=BY, expected_generation=ask.expected_generation
-    )
-    return await _followed(service, labels, wait)
+    manifests, labels = await asyncio.to_thread(lambda: (service.store.list(), service.store.labels()))
+    found = [_model(service, manifest, labels) for manifest in manifests]
+    return answer(ModelsAnswer(found, wanted(labels), serving(service)))
 
 
 @router.post(
-    "/rollback",
+    "/models/{version}/load",
     status_code=202,
-    response_model=LabelAnswer,
-    responses={200: {"model": LabelAnswer}, **problems(403, 404, 409, 503)},
+    response_model=LoadAnswer,
+    responses={200: {"model": LoadAnswer}, **problems(403, 404, 409, 503)},
 )
-async def rollback(request: Request, wait: Wait = 0.0) -> Response:
-    """Swaps live and previous; instant where the previous version is still in memory."""
+async def load(request: Request, version: Version, wait: Wait = 0.0) -> Response:
+    """Keeps a version in memory under no label: it answers requests that name it. Tries again what failed.
+
+    202 at once; with `wait` 200 when it is there, 409 when it cannot be loaded.
+    """
     service = Service.of(request)
-    return await _followed(service, await asyncio.to_thread(service.store.rollback, by=BY), wait)
+    await asyncio.to_thread(service.store.manifest, version)
+    keep(service.versions, version, most=service.settings.models_kept)
+    async with dropped_when_gone(request):
+        state = await _until(service, version, ("READY", "FAILED"), wait=wait)
+    if wait and state.state == "FAILED":
+        raise Problem("not-possible", f"{version} could not be loaded: {state.reason}")
+    return answer(_load_answer(service, version), status=200 if state.state == "READY" else 202)
 
 
-async def _followed(service: Service, labels: Labels, wait: float) -> Response:
-    """Waits until this process serves what `labels` want, until it cannot, or until the time is over."""
+@router.post(
+    "/models/{version}/unload",
+    status_code=202,
+    response_model=LoadAnswer,
+    responses={200: {"model": LoadAnswer}, **problems(403, 404, 409, 503)},
+)
+async def unload(request: Request, version: Version, wait: Wait = 0.0) -> Response:
+    """Frees a version that no label needs, when the requests that it answers are done; 200 when it is gone."""
+    service = Service.of(request)
+    if version not in service.versions.targets().memory:
+        await asyncio.to_thread(service.store.folder, version)
+    let_go(service.versions, version)
+    gone: tuple[State, ...] = ("UNLOADED", "FAILED", "STAGED")
+    async with dropped_when_gone(request):
+        state = await _until(service, version, gone, wait=wait)
+    return answer(_load_answer(service, version), status=200 if state.state in gone else 202)
+
+
+async def _until(service: Service, version: str, states: tuple[State, ...], *, wait: float) -> VersionState:
+    """Its state when it is one of these, or when the time is over."""
     versions, until = service.versions, time.monotonic() + wait
-    versions.hint()
-    while wait and time.monotonic() < until:
-        serving = versions.serving
-        if serving is not None and serving.generation == labels.generation and not serving.degraded:
-            return answer(LabelAnswer(_wanted(labels), _serving(service)))
-        if versions.wanted.generation > labels.generation:
-            raise Problem("not-possible", f"the labels have moved on to generation {versions.wanted.generation}")
-        failed = versions.failed(labels.live) if versions.wanted.generation == labels.generation else None
-        if failed is not None:
-            raise Problem("not-possible", f"{labels.live} could not be loaded: {failed.reason}")
-        await asyncio.sleep(POLL_SECONDS)
-    return answer(LabelAnswer(_wanted(labels), _serving(service)), status=202)
+    while (left := until - time.monotonic()) > 0 and not service.draining:
+        if versions.states.of(version).state in states:
+            break
+        try:
+            await asyncio.wait_for(versions.change(), min(left, LOOK_SECONDS))
+        except TimeoutError:
+            continue
+    return versions.states.of(version)
 
 
-def _model(service: Service, manifest: Manifest, wanted: Labels) -> ModelOut:
-    state = service.versions.states.of(manifest.version)
-    named = {"live": wanted.live, "previous": wanted.previous, "last_good": wanted.last_good}
+def _model(service: Service, manifest: Manifest, labels: Labels) -> ModelOut:
+    version = manifest.version
+    state = service.versions.states.of(version)
+    carried: list[str] = [label for label in LABELS if labels.version_of(label) == version]
+    seconds = state.load_seconds()
     return ModelOut(
-        version=manifest.version,
+        version=version,
         family=manifest.family,
         encoder=manifest.encoder.kind,
         dim=manifest.dim,
@@ -93,21 +102,52 @@ def _model(service: Service, manifest: Manifest, wanted: Labels) -> ModelOut:
         base=manifest.base,
         bytes=sum(record.bytes for record in manifest.files.values()),
         catalogue_at=manifest.catalogue_at,
-        labels=[label for label, version in named.items() if version == manifest.version],
+        labels=carried + (["last_good"] if labels.last_good == version else []),
         state=state.state,
         reason=state.reason,
         warnings=list(manifest.warnings),
         metrics=[metric.model_dump() for metric in manifest.metrics],
+        since=round(state.since, 3),
+        memory_bytes=_memory_bytes(service, version),
+        progress=_progress(state),
+        load_seconds=None if seconds is None else round(seconds, 3),
     )
 
 
-def _wanted(labels: Labels) -> dict[str, object]:
+def _load_answer(service: Service, version: str) -> LoadAnswer:
+    state = service.versions.states.of(version)
+    return LoadAnswer(version, state.state, state.reason, _memory_bytes(service, version), _progress(state))
+
+
+def _memory_bytes(service: Service, version: str) -> int | None:
+    loaded = service.versions.targets().memory.get(version)
+    return loaded.memory_bytes if loaded is not None else None
+
+
+def _progress(state: VersionState) -> ProgressOut | None:
+    seconds = state.load_seconds()
+    if state.state not in ON_THE_WAY or seconds is None:
+        return None
+    return ProgressOut(state.state, round(state.phase_seconds(), 3), round(seconds, 3))
+
+
+def wanted(labels: Labels) -> dict[str, object]:
     return labels.model_dump(exclude={"salt"})
 
 
-def _serving(service: Service) -> ServingOut | None:
-    routing = service.versions.serving
+def serving(service: Service) -> ServingOut | None:
+    routing, targets = service.versions.serving, service.versions.targets()
     if routing is None:
         return None
-    previous = routing.previous.version if routing.previous else None
-    return ServingOut(routing.generation, routing.live.version, previous, routing.degraded)
+    failed: dict[str, str] = {label: why for label in LABELS if (why := targets.trouble(label)) is not None}
+    return ServingOut(
+        routing.generation,
+        routing.live.version,
+        routing.previous.version if routing.previous else None,
+        routing.degraded,
+        canary=CanaryOut(routing.canary.version, routing.traffic) if routing.canary else None,
+        shadow=routing.shadow.version if routing.shadow else None,
+        loaded=[one.version for one in routing.others],
+        swapping=routing.swapping,
+        failed=failed,
+    )

@@ -41,7 +41,11 @@ def test_every_route_of_this_issue_is_described() -> None:
         ("/v1/items/lookup", "post"),
         ("/v1/items/similar", "post"),
         ("/v1/models", "get"),
-        ("/v1/labels/live", "put"),
+        ("/v1/models/{version}/load", "post"),
+        ("/v1/models/{version}/unload", "post"),
+        ("/v1/labels/{label}", "put"),
+        ("/v1/labels/{label}", "delete"),
+        ("/v1/audit", "get"),
         ("/v1/rollback", "post"),
         ("/livez", "get"),
         ("/readyz", "get"),
@@ -66,7 +70,7 @@ def test_every_reference_leads_somewhere() -> None:
     assert set(references(description)) <= known
 
 
-@schema.exclude(path="/v1/rollback").parametrize()  # type: ignore[untyped-decorator]
+@schema.exclude(path="/v1/rollback").exclude(path="/v1/labels/{label}", method="DELETE").parametrize()  # type: ignore[untyped-decorator]
 @settings(
     max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )

@@ -35,6 +35,14 @@ def test_the_environment_is_read() -> None:
     assert settings.device == "auto"
 
 
+def test_how_versions_change_places() -> None:
+    assert Settings().swap == "availability-preserving"
+    given = {"SWAP": "resource-preserving", "MODELS_KEPT": "0", "MEMORY_MARGIN": "0", "SHADOW_SHARE": "1"}
+    settings = Settings.read({f"NAISEKI_{name}": value for name, value in given.items()})
+    assert (settings.swap, settings.models_kept) == ("resource-preserving", 0)
+    assert (settings.memory_margin, settings.shadow_share) == (0.0, 1.0)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "example.org"])
 def test_no_keys_and_an_open_door_is_refused(host: str) -> None:
     with pytest.raises(SettingsRefused, match="NAISEKI_API_KEYS"):
@@ -55,6 +63,10 @@ def test_loopback_needs_no_key(host: str) -> None:
         ("DEVICE", "tpu"),
         ("THREADS", "0"),
         ("POLL_SECONDS", "nan"),
+        ("SWAP", "quickly"),
+        ("MODELS_KEPT", "-1"),
+        ("MEMORY_MARGIN", "inf"),
+        ("SHADOW_SHARE", "1.5"),
         ("REDIS_URL", "localhost:6379"),
         ("REDIS_URL", "redis://:secret@localhost:port/0"),
     ],

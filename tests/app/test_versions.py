@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,14 +15,18 @@ import pytest
 
 from app.batching import Batcher
 from app.errors import Problem
-from app.loading import Loader
+from app.kept import keep
+from app.loading import Loader, LoadFailed
 from app.metrics import Metrics
+from app.targets import Keeping
 from app.versions import Versions
+from model_store.bundle import Bundle
 from model_store.store import ModelStore
 
 if TYPE_CHECKING:
     from tests.app.conftest import Pair
 
+KEEPING = Keeping()
 pytestmark = pytest.mark.usefixtures("in_process")
 
 
@@ -49,7 +55,7 @@ class Scene:
         return self.versions.states.of(version).state
 
 
-def play(store: ModelStore, story: Callable[[Scene], Awaitable[None]], *, keep_previous: bool = True) -> Metrics:
+def play(store: ModelStore, story: Callable[[Scene], Awaitable[None]], *, keeping: Keeping = KEEPING) -> Metrics:
     metrics = Metrics()
 
     async def run() -> None:
@@ -64,7 +70,7 @@ def play(store: ModelStore, story: Callable[[Scene], Awaitable[None]], *, keep_p
             return prepare(folder, urgent)
 
         loader._prepare = counted  # type: ignore[method-assign]
-        versions = Versions(store, loader, batcher, metrics, poll_seconds=0.02, keep_previous=keep_previous)
+        versions = Versions(store, loader, batcher, metrics, poll_seconds=0.02, keeping=keeping)
         follower = asyncio.create_task(versions.follow())
         try:
             await story(Scene(store, versions, loads, metrics))
@@ -139,7 +145,7 @@ def test_without_previous(pair: Pair) -> None:
         await scene.until(scene.serves(pair.alpha))
         await scene.until(lambda: scene.state(pair.beta) == "UNLOADED")
 
-    play(pair.store, story, keep_previous=False)
+    play(pair.store, story, keeping=Keeping(previous=False))
 
 
 def test_a_failed_version_leaves_the_old_one_and_is_tried_again_only_when_asked(
@@ -188,6 +194,25 @@ def test_at_start_the_last_good_one_answers_for_a_broken_live_one(pair: Pair) ->
 
     metrics = play(pair.store, story)
     assert degraded(metrics) == 0
+
+
+def test_at_start_previous_answers_where_the_last_good_one_is_broken_too(
+    pair: Pair, published: Callable[..., str]
+) -> None:
+    gamma = published(pair.store, "gamma", seed=2)
+    pair.store.activate(gamma, by="test")
+    pair.store.label("previous", pair.alpha, by="test")
+    pair.store.mark_good(pair.beta)
+    damage(pair.store, gamma)
+    damage(pair.store, pair.beta)
+
+    async def story(scene: Scene) -> None:
+        await scene.until(scene.serves(pair.alpha))
+        assert scene.loads == [gamma, pair.beta, pair.alpha]
+        assert gamma in (scene.versions.current().degraded or "")
+        assert pair.store.labels().last_good == pair.beta, "what is not wanted is not called good"
+
+    assert degraded(play(pair.store, story)) == 1
 
 
 def test_at_start_with_nothing_that_loads_the_reason_is_told(pair: Pair) -> None:
@@ -258,3 +283,85 @@ def test_damaged_labels_at_start_are_told(pair: Pair) -> None:
             scene.versions.current()
 
     play(pair.store, story)
+
+
+def test_told_labels_are_served_before_the_store_is_looked_at(pair: Pair) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.until(scene.serves(pair.beta, pair.alpha))
+        labels = pair.store.rollback(by="test")
+        scene.versions.hint(labels)
+        assert scene.serves(pair.alpha, pair.beta)(), "nothing was awaited"
+        scene.versions.hint(pair.store.labels().model_copy(update={"generation": 1, "live": pair.beta}))
+        assert scene.serves(pair.alpha, pair.beta)(), "older labels change nothing"
+
+    metrics = play(pair.store, story)
+    resident = metrics.registry.get_sample_value("naiseki_follow_seconds_sum", {"resident": "true"})
+    assert resident is not None
+    assert resident < 0.01, "a rollback to the resident version"
+    published = metrics.registry.get_sample_value("naiseki_publish_seconds_count")
+    assert published == 3  # live, then with previous, then the rollback
+    assert (metrics.registry.get_sample_value("naiseki_publish_seconds_sum") or 1) < 0.003
+
+
+def test_a_load_that_live_would_wait_for_or_that_nobody_wants_is_ended(
+    pair: Pair, published: Callable[..., str]
+) -> None:
+    """The child is a real process that would take a minute."""
+
+    async def story(scene: Scene) -> None:
+        await scene.until(scene.serves(pair.beta, pair.alpha))
+        loader = scene.versions._loader
+        prepare = loader._prepare
+        gamma, delta = published(pair.store, "gamma", seed=2), published(pair.store, "delta", seed=3)
+
+        def endless(folder: Path, urgent: bool) -> Path:
+            if folder.name != gamma:
+                return prepare(folder, urgent)
+            loader._child = subprocess.Popen(["sleep", "60"], text=True)
+            status = loader._child.wait()
+            raise LoadFailed(f"status {status}")
+
+        loader._prepare = endless  # type: ignore[method-assign]
+        pair.store.activate(gamma, by="test")
+        await scene.until(lambda: loader._child is not None)
+        pair.store.activate(delta, by="test")
+        await scene.until(lambda: scene.versions.current().live.version == delta, 20)
+        # The labels call gamma previous now: it is tried again when nobody waits, and it has not failed.
+        assert scene.state(gamma) in ("UNLOADED", "STAGED", "LOADING")
+        pair.store.label("previous", pair.beta, by="test")
+        await scene.until(scene.serves(delta, pair.beta))
+        await scene.until(lambda: scene.state(gamma) == "UNLOADED")
+
+    play(pair.store, story)
+
+
+def test_a_version_without_room_is_refused_with_the_figures(pair: Pair, published: Callable[..., str]) -> None:
+    async def story(scene: Scene) -> None:
+        await scene.until(scene.serves(pair.beta, pair.alpha))
+        scene.versions._loader._memory_margin = 1e9
+        gamma = published(pair.store, "gamma", seed=2)
+        pair.store.activate(gamma, by="test")
+        await scene.until(lambda: scene.state(gamma) == "FAILED")
+        reason = scene.versions.states.of(gamma).reason or ""
+        assert re.fullmatch(r"no memory: it needs about [\d.]+ GiB .* and [\d.]+ GiB is free \(.*\)", reason)
+        assert scene.serves(pair.beta, pair.alpha)()
+        scene.versions._loader._memory_margin = 1.1
+        keep(scene.versions, gamma, most=0)
+        await scene.until(scene.serves(gamma, pair.beta))
+
+    play(pair.store, story)
+
+
+def test_items_are_prepared_before_a_version_answers(pair: Pair) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    async def story(scene: Scene) -> None:
+        async def prepare_items(bundle: Bundle) -> None:
+            answers = scene.versions.serving is not None and scene.versions.serving.find(bundle.version) is not None
+            seen.append((bundle.version, answers))
+
+        scene.versions._loads._prepare_items = prepare_items
+        await scene.until(scene.serves(pair.beta, pair.alpha))
+
+    play(pair.store, story)
+    assert seen == [(pair.beta, False), (pair.alpha, False)]

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from model_store.errors import StoreError
-from model_store.labels import Labels, label_lock, read_labels, write_labels
+from model_store.labels import Label, Labels, label_lock, read_labels, write_labels
 
 
 def test_a_live_version_makes_the_former_one_previous() -> None:
@@ -35,6 +35,20 @@ def test_a_promoted_canary_is_none_any_more() -> None:
     labels = Labels().labelled("live", "a", by="me").labelled("canary", "b", by="me", traffic=0.25)
     assert labels.labelled("live", "b", by="me").canary is None
     assert labels.labelled("live", "c", by="me").canary == labels.canary
+
+
+def test_a_version_that_becomes_live_is_shadow_and_canary_no_more() -> None:
+    labels = Labels().labelled("live", "a", by="me").labelled("live", "b", by="me")
+    labels = labels.labelled("canary", "a", by="me", traffic=0.5).labelled("shadow", "a", by="me")
+    back = labels.rolled_back(by="me")
+    assert (back.live, back.previous, back.canary, back.shadow) == ("a", "b", None, None)
+
+
+@pytest.mark.parametrize("label", ["previous", "canary", "shadow"])
+def test_the_live_version_gets_no_other_label(label: Label) -> None:
+    labels = Labels().labelled("live", "a", by="me")
+    with pytest.raises(StoreError, match=f"a is live: it cannot be {label} too"):
+        labels.labelled(label, "a", by="me", traffic=0.5 if label == "canary" else None)
 
 
 def test_the_salt_stays() -> None:

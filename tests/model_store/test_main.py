@@ -40,6 +40,42 @@ def test_list_and_labels(say: Say, publish: Publish) -> None:
     assert set(say("list")[1].splitlines()) == {f"{first}\tlive", f"{second}\tprevious"}
 
 
+def test_labels_of_trials_and_their_audit(say: Say, publish: Publish) -> None:
+    first, second = publish(), publish("ease")
+    say("activate", first)
+    assert say("label", "canary", second, "--traffic", "0.05")[1] == (
+        f"live is {first}, previous is none, canary is {second} for 0.05 of the users (generation 2)\n"
+    )
+    assert say("label", "shadow", second)[1].endswith(f"shadow is {second} (generation 3)\n")
+    assert f"{second}\tshadow\tcanary 0.05" in say("list")[1].splitlines()
+    assert say("label", "canary", "--remove")[0] == 0
+    moves = [line.split("\t") for line in say("audit", "--limit", "2")[1].splitlines()]
+    assert [(move[0], *move[3:]) for move in moves] == [
+        ("4", "canary", f"{second} -> none"),
+        ("3", "shadow", f"none -> {second}"),
+    ]
+    assert all(move[2].startswith("cli") for move in moves)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("canary", "V"), "a canary needs its share of traffic"),
+        (("canary", "V", "--traffic", "7"), "a share between 0 and 1, not 7"),
+        (("shadow",), "name a version, or --remove"),
+        (("shadow", "V", "--remove"), "name a version, or --remove"),
+        (("live", "--remove"), "cannot be without a live version"),
+    ],
+)
+def test_labels_that_are_refused(say: Say, publish: Publish, arguments: tuple[str, ...], reason: str) -> None:
+    version = publish()
+    code, out, err = say("label", *(version if one == "V" else one for one in arguments))
+    assert (code, out) == (1, "")
+    assert reason in err
+    assert err.count("\n") == 1
+    assert say("audit") == (0, "", "")
+
+
 def test_show(say: Say, publish: Publish) -> None:
     version = publish()
     code, out, _ = say("show", version)

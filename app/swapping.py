@@ -1,0 +1,29 @@
+"""What answers while the old version is gone and the next one is not there yet, on a card that holds only one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+from app.errors import not_ready
+from app.routing import Loaded, Routing
+from model_store.bundle import Bundle
+
+
+class _Gone:
+    """Stands where a model was: whoever computes with it anyway is told to come back."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise not_ready("a version is being swapped", retry_after_s=5)
+
+
+def without_model(bundle: Bundle) -> Bundle:
+    """The catalogue alone: it can name items and tell which are popular. Holds nothing of encoder, index, ranker."""
+    return replace(bundle, encoder=cast(Any, _Gone()), index=cast(Any, _Gone()), ranker=None, placer=None)
+
+
+def swapped_out(routing: Routing, wanted: str) -> Routing:
+    """`routing` with its live version given back, until `wanted` is loaded."""
+    husk = Loaded(without_model(routing.live.bundle))
+    degraded = f"{wanted} is being loaded; popular items meanwhile"
+    return Routing(routing.generation, husk, degraded=degraded, swapping=True)
