@@ -112,6 +112,9 @@ async def _histories(settings: Settings, metrics: Metrics, stack: AsyncExitStack
     histories = await UserHistories.open(url, kept=settings.history_kept)
     stack.push_async_callback(histories.close)
     metrics.watch("redis_breaker_open", "1 while Redis is left alone", lambda: histories.breaker_open)
+    metrics.watch(
+        "redis_evicting", "1 while Redis may drop keys: no event is accepted", lambda: histories.evicting is not None
+    )
     metrics.count("redis_errors", "Calls to Redis that failed", "kind", lambda: histories.errors)
     return histories
 
