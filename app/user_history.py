@@ -170,7 +170,7 @@ class UserHistories:
                 answers.append(reply.decode())
             else:
                 self._guard.errors["response"] += 1
-                answers.append(HistoriesUnavailable(f"Redis refused: {reply}"))
+                answers.append(HistoriesUnavailable(f"Redis refused: {reply!r}"))
         return answers
 
     async def _evaluate(self, calls: Sequence[list[str | int]]) -> list[bytes | Exception]:
