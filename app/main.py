@@ -21,10 +21,11 @@ from app.batching import Batcher
 from app.edge import Edge, Trace
 from app.embedded_valkey import EmbeddedValkey, ValkeyRefused
 from app.errors import TABLE, problem_of
+from app.feedback import Feedback
 from app.loading import Loader
 from app.metrics import Metrics
 from app.recommender import Recommender
-from app.routes import console, events, health, items, models, recommend
+from app.routes import compare, console, events, health, items, models, recommend
 from app.routes.wire import SCHEMAS
 from app.schemas import BatchRequest, EventsRequest, LabelRequest, LookupRequest, RecommendRequest, SimilarRequest
 from app.service import Service
@@ -62,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         if kind is not Exception:  # that one is the edge's, which logs it
             app.add_exception_handler(kind, _problem)
     app.add_middleware(Edge, metrics=metrics, body_bytes=settings.body_bytes)
-    for routes in (recommend, events, items, models, health, console):
+    for routes in (recommend, events, items, models, compare, health, console):
         app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -70,7 +71,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Service:
     store = ModelStore(settings.store)
-    histories = await _histories(settings, metrics, stack)
+    url = await _redis_url(settings, stack)
+    histories = None if url is None else await _histories(url, settings, metrics, stack=stack)
     batcher = Batcher(
         metrics,
         threads=settings.threads,
@@ -98,17 +100,30 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     stack.push_async_callback(versions.close)
     stack.callback(asyncio.create_task(versions.follow(), name="follow-labels").cancel)
     recommender = Recommender(store, histories, batcher, metrics)
-    return Service(settings, store, metrics, batcher, versions, recommender, histories)
+    feedback = None if url is None else _feedback(url, settings, metrics, stack=stack)
+    return Service(settings, store, metrics, batcher, versions, recommender, histories, feedback)
 
 
-async def _histories(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> UserHistories | None:
+async def _redis_url(settings: Settings, stack: AsyncExitStack) -> str | None:
+    """None: without Redis."""
     if settings.without_histories:
         return None
-    url = settings.redis_url
-    if url is None:
-        embedded = EmbeddedValkey(Path(settings.data))
-        url = await embedded.start()
-        stack.push_async_callback(embedded.stop)
+    if settings.redis_url is not None:
+        return settings.redis_url
+    embedded = EmbeddedValkey(Path(settings.data))
+    url = await embedded.start()
+    stack.push_async_callback(embedded.stop)
+    return url
+
+
+def _feedback(url: str, settings: Settings, metrics: Metrics, *, stack: AsyncExitStack) -> Feedback:
+    feedback = Feedback(url, metrics, window_s=settings.click_window)
+    feedback.start()
+    stack.push_async_callback(feedback.close)
+    return feedback
+
+
+async def _histories(url: str, settings: Settings, metrics: Metrics, *, stack: AsyncExitStack) -> UserHistories:
     histories = await UserHistories.open(url, kept=settings.history_kept)
     stack.push_async_callback(histories.close)
     metrics.watch("redis_breaker_open", "1 while Redis is left alone", lambda: histories.breaker_open)

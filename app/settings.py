@@ -52,9 +52,10 @@ class Settings(BaseModel):
     """One field per variable; the name is the field's in capitals after NAISEKI_. An empty variable counts as unset.
 
     store: folder of bundles. data: folder for the embedded Redis, and the cache of prepared bundles.
-    redis_url: Annotated[Annotated[str, AfterValidator(_redis)] | None, Field(repr=False)] = None
+    redis_url: of the histories; unset: a server of our own; none: without histories.
     threads: of the inference thread's matrix products. max_batch_ms: the longest that one batch of several may take.
     queue_tokens: what may wait before 429. body_bytes: the largest request body.
+    click_window: seconds after an answer within which a click counts as its.
     grace_seconds: between readiness off and the closing of the listener. shutdown_seconds: for what is in flight then.
     """
 
@@ -75,6 +76,7 @@ class Settings(BaseModel):
     queue_tokens: Count = 32768
     body_bytes: Count = 2**20
     history_kept: Count = 2000
+    click_window: Seconds = 1800.0
     keep_previous: bool = True
     poll_seconds: Seconds = 1.0
     load_seconds: Seconds = 900.0

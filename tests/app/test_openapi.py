@@ -43,6 +43,7 @@ def test_every_route_of_this_issue_is_described() -> None:
         ("/v1/models", "get"),
         ("/v1/labels/live", "put"),
         ("/v1/rollback", "post"),
+        ("/v1/compare", "get"),
         ("/livez", "get"),
         ("/readyz", "get"),
         ("/metrics", "get"),
