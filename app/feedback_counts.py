@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from typing import cast
 
 from redis.asyncio import Redis
 
@@ -87,7 +88,7 @@ def digest(text: str) -> str:
 
 def kept_at(user: str, level: int) -> bool:
     """Whether the user of this digest is among those that `level` keeps; the Lua script says the same."""
-    return int(user[:8], 16) % 2**level == 0
+    return int(user[:8], 16) % (1 << level) == 0
 
 
 class CountScript:
@@ -145,7 +146,7 @@ async def _fields(client: Redis, key: str) -> dict[str, int]:
     cursor = 0
     while True:
         cursor, part = await client.hscan(key, cursor, count=_FIELDS_PER_SCAN)
-        fields |= {name.decode(): int(value) for name, value in part.items()}
+        fields |= {name.decode(): int(value) for name, value in cast("dict[bytes, bytes]", part).items()}
         if cursor == 0:
             return fields
 

@@ -16,9 +16,10 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
+from app import keys
 from app.answers import ProblemOut
 from app.batching import Batcher
-from app.edge import Edge, Trace
+from app.edge import Edge, EdgeLimits, Trace
 from app.embedded_valkey import EmbeddedValkey, ValkeyRefused
 from app.errors import TABLE, problem_of
 from app.feedback import Feedback
@@ -58,11 +59,13 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Naiseki", version=API_VERSION, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan
     )
-    app.state.settings = settings
+    app.state.settings, app.state.metrics = settings, metrics
+    app.state.door = keys.Door.of_settings(settings, metrics)
     for kind in TABLE:
         if kind is not Exception:  # that one is the edge's, which logs it
             app.add_exception_handler(kind, _problem)
-    app.add_middleware(Edge, metrics=metrics, body_bytes=settings.body_bytes)
+    limits = EdgeLimits(settings.body_bytes, settings.url_bytes, settings.client_seconds)
+    app.add_middleware(Edge, metrics=metrics, limits=limits)
     for routes in (recommend, events, items, models, compare, health, console):
         app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

@@ -46,6 +46,7 @@ async def recommend_batch(request: Request) -> Response:
     """At most 100 requests, all answered by the same versions, each with its own status."""
     service = Service.of(request)
     asks = await read(request, BatchRequest)
+    keys.charge(request, len(asks.requests) - 1)
     with service.versions.current().held() as routing:
         Trace.of(request.scope).version = routing.live.version
         async with dropped_when_gone(request):

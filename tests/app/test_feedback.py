@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import count
+from typing import cast
 
 import pytest
 from redis import Redis
@@ -16,6 +17,7 @@ from app import feedback as module
 from app.feedback import Feedback
 from app.feedback_counts import DAY_S, KEPT_DAYS, Counts, CountScript, Group, UserCounts, digest, kept_at
 from app.metrics import Metrics
+from app.redis_guard import HistoriesUnavailable
 from app.request_ids import request_id
 from tests.redis_server import RedisServer, redis_server
 
@@ -163,7 +165,7 @@ def test_everything_expires_and_names_no_user(server: RedisServer, redis: Redis,
             await feedback.flush()
 
     asyncio.run(run())
-    keys = [key.decode() for key in redis.keys("*")]
+    keys = [bytes(key).decode() for key in cast("list[bytes]", redis.keys("*"))]
     assert len(keys) == 3
     for key in keys:
         longest = 300 if ":click:" in key else (KEPT_DAYS + 1) * DAY_S
@@ -233,7 +235,7 @@ def test_garbage_under_a_key_costs_that_key(server: RedisServer, redis: Redis, v
             serve(feedback, other, "u")
             assert (await one(feedback, other)).impressions == 1
             assert metric(feedback, "feedback_dropped", reason="redis") == 1
-            with pytest.raises(module.HistoriesUnavailable):
+            with pytest.raises(HistoriesUnavailable):
                 await feedback.counts(version)
 
     asyncio.run(run())
