@@ -58,7 +58,7 @@ class Settings(BaseModel):
     redis_url: of the histories; unset: a server of our own; none: without histories.
     threads: of the inference thread's matrix products. max_batch_ms: the longest that one batch of several may take.
     queue_tokens: what may wait before 429.
-    body_bytes: the largest request body. head_bytes: the same of request line and headers. url_bytes: of path and query.
+    body_bytes: the largest request body. head_bytes: of request line and headers. url_bytes: of path and query.
     client_seconds: for a request's head, for its body, and for taking its answer. connections: beyond it, 503.
     rate_per_second: requests of one key (of one address where there are none) to this process; 0 for no limit.
     rate_burst: what may come at once; by default those of two seconds.

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from app import client_limits
 from app.client_limits import make_room
 from app.settings import Settings
 
@@ -210,13 +209,13 @@ def ask(connection: socket.socket) -> bytes:
 
 def test_room_for_all_of_them_is_asked_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(client_limits.resource, "setrlimit", lambda kind, limits: asked.append(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: asked.append(limits))
     for now, expected in (((1024, 4096), [(2512, 4096)]), ((1024, 2000), [(2000, 2000)]), ((4096, 4096), [])):
         asked.clear()
-        monkeypatch.setattr(client_limits.resource, "getrlimit", lambda kind, now=now: now)
+        monkeypatch.setattr(resource, "getrlimit", lambda kind, now=now: now)
         make_room(1000)
         assert asked == expected
-    monkeypatch.setattr(client_limits.resource, "getrlimit", lambda kind: (1024, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, resource.RLIM_INFINITY))
     asked.clear()
     make_room(1000)
     assert asked == [(2512, resource.RLIM_INFINITY)]
