@@ -45,7 +45,10 @@ if excess > 0 then
     local quarter = math.max(1, math.floor(kept / 4))
     local cut = math.ceil(excess / quarter) * quarter
     local newest = redis.call('ZRANGE', history, cut - 1, cut - 1)[1]
-    redis.call('HSET', state, 'floor', string.match(newest, '^(-?%d+)|'))
+    local ms = string.match(newest, '^(-?%d+)|')
+    if ms then -- a foreign member has no time, and goes with the others
+        redis.call('HSET', state, 'floor', ms)
+    end
     redis.call('ZREMRANGEBYRANK', history, 0, cut - 1)
 end
 

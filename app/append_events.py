@@ -61,6 +61,12 @@ class AppendScript:
             arguments += [timestamp_ms, event.item_id, 0 if event.event_id is None else len(keys)]
         return [len(keys), *keys, *arguments]
 
+    @staticmethod
+    def fits(call: Sequence[str | int], reply: bytes) -> bool:
+        """Whether `reply` can be the script's answer to `call`: one letter of OUTCOMES per event."""
+        events = (len(call) - 1 - int(call[0]) - 2) // 3
+        return len(reply) == events and all(chr(letter) in OUTCOMES for letter in reply)
+
 
 def user_key(user_id: str, part: str) -> str:
     """All keys of a user share the hash tag `{user}`, hence a cluster's slot. A brace in the id would end the tag."""

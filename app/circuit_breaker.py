@@ -24,7 +24,7 @@ class CircuitBreaker:
         self, *, failures: int = 5, cooldown_s: float = 1.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._failures = failures
-        self._cooldown_s = cooldown_s
+        self.cooldown_s = cooldown_s
         self._clock = clock
         self._rounds = 0
         self._last_failure = float("-inf")
@@ -40,7 +40,7 @@ class CircuitBreaker:
         """Permission for one call. Raises CircuitOpen."""
         now = self._clock()
         if self._opened is not None:
-            if self._probe is not None or now < self._opened + self._cooldown_s:
+            if self._probe is not None or now < self._opened + self.cooldown_s:
                 raise CircuitOpen
             self._probe = now
         return now

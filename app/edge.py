@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.client_limits import too_slow
 from app.errors import Problem, problem_of
 from app.metrics import Metrics
 
@@ -47,11 +50,20 @@ class Trace:
         return trace
 
 
+@dataclass(frozen=True, slots=True)
+class EdgeLimits:
+    """client_seconds: from a request's head to the end of its body."""
+
+    body_bytes: int
+    url_bytes: int
+    client_seconds: float
+
+
 class Edge:
     """Pure ASGI (`BaseHTTPMiddleware` hides a client's disconnect, and costs a task per request)."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, body_bytes: int) -> None:
-        self._app, self._metrics, self._body_bytes = app, metrics, body_bytes
+    def __init__(self, app: ASGIApp, metrics: Metrics, limits: EdgeLimits) -> None:
+        self._app, self._metrics, self._limits = app, metrics, limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,7 +81,7 @@ class Edge:
             await send(message)
 
         try:
-            self._refuse_announced(scope)
+            self._refuse_by_its_head(scope)
             await self._app(scope, self._limited(receive), sending)
         except Exception as error:  # the last catch: no stack trace ever reaches a client
             problem = problem_of(error)
@@ -80,20 +92,31 @@ class Edge:
         finally:
             self._account(scope, trace, status)
 
-    def _refuse_announced(self, scope: Scope) -> None:
+    def _refuse_by_its_head(self, scope: Scope) -> None:
+        if len(scope["raw_path"]) + len(scope["query_string"]) > self._limits.url_bytes:
+            raise Problem("too-large", f"a URL holds at most {self._limits.url_bytes} bytes (NAISEKI_URL_BYTES)")
         length = Headers(scope=scope).get("content-length", "0")
-        if not length.isascii() or not length.isdigit() or len(length) > 18 or int(length) > self._body_bytes:
-            raise too_large(self._body_bytes)
+        if not length.isascii() or not length.isdigit() or len(length) > 18 or int(length) > self._limits.body_bytes:
+            raise too_large(self._limits.body_bytes)
 
     def _limited(self, receive: Receive) -> Receive:
-        left = self._body_bytes
+        left, until = self._limits.body_bytes, time.monotonic() + self._limits.client_seconds
+        whole = False
 
         async def receiving() -> Message:
-            nonlocal left
-            message = await receive()
+            nonlocal left, whole
+            if whole:  # whoever asks now waits for the client to leave
+                return await receive()
+            try:
+                async with asyncio.timeout(until - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                self._metrics.rejects.labels("slow").inc()
+                raise too_slow(self._limits.client_seconds) from None
             left -= len(message.get("body", b""))
             if left < 0:
-                raise too_large(self._body_bytes)
+                raise too_large(self._limits.body_bytes)
+            whole = not message.get("more_body", False)
             return message
 
         return receiving

@@ -34,6 +34,8 @@ STATUS = {
     "unsupported-media-type": 415,
     "invalid": 422,
     "no-usable-history": 422,
+    "too-slow": 408,
+    "rate-limited": 429,
     "overloaded": 429,
     "client-gone": 499,
     "internal": 500,

@@ -16,16 +16,18 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
+from app import keys
 from app.answers import ProblemOut
 from app.batching import Batcher
-from app.edge import Edge, Trace
+from app.edge import Edge, EdgeLimits, Trace
 from app.embedded_valkey import EmbeddedValkey, ValkeyRefused
 from app.errors import TABLE, problem_of
+from app.feedback import Feedback
 from app.label_hints import LabelHints
 from app.loading import Loader
 from app.metrics import Metrics
 from app.recommender import Recommender
-from app.routes import console, events, health, items, labels, models, recommend
+from app.routes import compare, console, events, health, items, labels, models, recommend
 from app.routes.wire import SCHEMAS
 from app.schemas import BatchRequest, EventsRequest, LabelRequest, LookupRequest, RecommendRequest, SimilarRequest
 from app.service import Service
@@ -60,12 +62,14 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Naiseki", version=API_VERSION, docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan
     )
-    app.state.settings = settings
+    app.state.settings, app.state.metrics = settings, metrics
+    app.state.door = keys.Door.of_settings(settings, metrics)
     for kind in TABLE:
         if kind is not Exception:  # that one is the edge's, which logs it
             app.add_exception_handler(kind, _problem)
-    app.add_middleware(Edge, metrics=metrics, body_bytes=settings.body_bytes)
-    for routes in (recommend, events, items, models, labels, health, console):
+    limits = EdgeLimits(settings.body_bytes, settings.url_bytes, settings.client_seconds)
+    app.add_middleware(Edge, metrics=metrics, limits=limits)
+    for routes in (recommend, events, items, models, labels, compare, health, console):
         app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -74,7 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
 async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Service:
     store = ModelStore(settings.store)
     url = await _redis(settings, stack)
-    histories = await _histories(url, settings, metrics=metrics, stack=stack)
+    histories = None if url is None else await _histories(url, settings, metrics, stack=stack)
     batcher = Batcher(
         metrics,
         threads=settings.threads,
@@ -105,11 +109,13 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     shadow = Shadow(metrics, batcher, share=settings.shadow_share)
     stack.push_async_callback(shadow.close)
     recommender = Recommender(store, histories, batcher, metrics, shadow=shadow)
-    hints = LabelHints(url, heard=versions.hint) if url is not None else None
-    if hints is not None:
+    hints = feedback = None
+    if url is not None:
+        hints = LabelHints(url, heard=versions.hint)
         hints.start()
         stack.push_async_callback(hints.close)
-    return Service(settings, store, metrics, batcher, versions, recommender, histories, hints)
+        feedback = _feedback(url, settings, metrics, stack=stack)
+    return Service(settings, store, metrics, batcher, versions, recommender, histories, hints, feedback)
 
 
 async def _redis(settings: Settings, stack: AsyncExitStack) -> str | None:
@@ -124,14 +130,20 @@ async def _redis(settings: Settings, stack: AsyncExitStack) -> str | None:
     return url
 
 
-async def _histories(
-    url: str | None, settings: Settings, *, metrics: Metrics, stack: AsyncExitStack
-) -> UserHistories | None:
-    if url is None:
-        return None
+def _feedback(url: str, settings: Settings, metrics: Metrics, *, stack: AsyncExitStack) -> Feedback:
+    feedback = Feedback(url, metrics, window_s=settings.click_window)
+    feedback.start()
+    stack.push_async_callback(feedback.close)
+    return feedback
+
+
+async def _histories(url: str, settings: Settings, metrics: Metrics, *, stack: AsyncExitStack) -> UserHistories:
     histories = await UserHistories.open(url, kept=settings.history_kept)
     stack.push_async_callback(histories.close)
     metrics.watch("redis_breaker_open", "1 while Redis is left alone", lambda: histories.breaker_open)
+    metrics.watch(
+        "redis_evicting", "1 while Redis may drop keys: no event is accepted", lambda: histories.evicting is not None
+    )
     metrics.count("redis_errors", "Calls to Redis that failed", "kind", lambda: histories.errors)
     return histories
 

@@ -91,7 +91,11 @@ class Metrics:
         self.generation = self._gauge("labels_generation", "Generation of the labels", ("view",))
         self.degraded = self._gauge("degraded", "1 while another version than the wanted one answers", ())
         self.impressions = self._counter("impressions", "Answers served", ("version", "label"))
-        self.clicks = self._counter("clicks", "Events that name the answer they came from", ("version",))
+        self.clicks = self._counter("clicks", "Items clicked in an answer, each once", ("version", "label"))
+        self.clicks_not_counted = self._counter(
+            "clicks_not_counted", "Events that name an answer and are no click: late, repeated, unknown", ("reason",)
+        )
+        self.feedback_dropped = self._counter("feedback_dropped", "Counts that did not reach Redis", ("reason",))
 
     def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
         """A gauge that asks when it is scraped."""

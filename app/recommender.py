@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,8 @@ from app.answers import FallbackReason, ItemOut, RecommendAnswer, Timings
 from app.batching import Batcher
 from app.errors import Problem, not_ready
 from app.metrics import Metrics
-from app.routing import LETTERS, Routing, Served
+from app.request_ids import request_id
+from app.routing import Routing, Served
 from app.schemas import RecommendRequest
 from app.shadow import Shadow, ShadowRecommendation
 from app.user_history import HistoriesUnavailable, UserHistories
@@ -80,7 +80,7 @@ class Recommender:
             copy = partial(self._as_shadow, ask, routing.shadow.bundle)
             self._shadow.offer(routing.shadow, [item.item_id for item in items], copy)
         return RecommendAnswer(
-            request_id=request_id(served),
+            request_id=request_id(served.version, served.label),
             version=served.version,
             label=served.label,
             family=bundle.manifest.family,
@@ -163,15 +163,6 @@ def items_out(catalog: ItemCatalog, found: Candidates) -> list[ItemOut]:
             zip(found.rows.tolist(), found.scores.tolist(), titles, strict=True), start=1
         )
     ]
-
-
-def request_id(served: Served) -> str:
-    """Label letter, the version's hash, random part: an event that carries it can be attributed without a store."""
-    return f"{LETTERS[served.label]}-{version_hash(served.version)}-{secrets.token_hex(8)}"
-
-
-def version_hash(version: str) -> str:
-    return version.rpartition("-")[2]
 
 
 def _rows(rows: Sequence[int]) -> Rows:

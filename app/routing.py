@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from model_store.bundle import Bundle
 
 Label = Literal["live", "previous", "canary", "shadow", "loaded"]
-LETTERS: Mapping[Label, str] = {"live": "l", "previous": "p", "canary": "c", "shadow": "s", "loaded": "o"}
 
 
 @dataclass(slots=True, eq=False)

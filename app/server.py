@@ -11,6 +11,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from app.client_limits import ClientLimits, limited, make_room
 from app.collector import set_aside_start_up
 from app.main import create_app
 from app.service import Service
@@ -56,7 +57,9 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         app,
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=limited(
+            ClientLimits(settings.client_seconds, settings.head_bytes, settings.connections), app.state.metrics
+        ),
         loop="uvloop",
         log_config=None,
         access_log=False,
@@ -70,6 +73,7 @@ def serve(settings: Settings) -> int:
     app = create_app(settings)
     sys.setswitchinterval(SWITCH_SECONDS)
     set_aside_start_up()
+    make_room(settings.connections)
     server = Server(server_config(app, settings), app, settings.grace_seconds)
     server.run()
     return 0 if server.started else 1

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from app.batching import Batcher
 from app.errors import Problem
+from app.feedback import Feedback
 from app.label_hints import LabelHints
 from app.metrics import Metrics
 from app.recommender import Recommender
@@ -29,6 +30,7 @@ class Service:
     recommender: Recommender
     histories: UserHistories | None
     hints: LabelHints | None = None
+    feedback: Feedback | None = None
     draining: bool = False
 
     @staticmethod
@@ -42,6 +44,12 @@ class Service:
         if self.histories is None:
             raise Problem("not-possible", "this service runs without histories (NAISEKI_REDIS_URL=none)")
         return self.histories
+
+    def need_feedback(self) -> Feedback:
+        """Problem `not-possible` when there is no Redis to count in."""
+        if self.feedback is None:
+            raise Problem("not-possible", "this service counts no feedback (NAISEKI_REDIS_URL=none)")
+        return self.feedback
 
     def not_ready(self) -> str | None:
         """Why nobody should send requests here now; None when all is well."""

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from app.key_ring import refuse_half_hashes
+
 PREFIX = "NAISEKI_"
 SCHEMES = ("redis", "rediss", "unix")
 OF_THE_PIPELINE = {"cache", "beauty"}  # often set where the service is started too: no slip of the pen
@@ -38,7 +40,7 @@ def _redis(value: str) -> str:
     return value
 
 
-Keys = Annotated[tuple[str, ...], BeforeValidator(_keys), Field(repr=False)]
+Keys = Annotated[tuple[str, ...], BeforeValidator(_keys), AfterValidator(refuse_half_hashes), Field(repr=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -51,14 +53,20 @@ def _cores() -> int:
 class Settings(BaseModel):
     """One field per variable; the name is the field's in capitals after NAISEKI_. An empty variable counts as unset.
 
+    api_keys, admin_keys: as they are, or as `sha256:` and their digest.
     store: folder of bundles. data: folder for the embedded Redis, and the cache of prepared bundles.
     redis_url: of the histories; unset = a server that the service runs itself; none = no histories.
     threads: of the inference thread's matrix products. max_batch_ms: the longest that one batch of several may take.
-    queue_tokens: what may wait before 429. body_bytes: the largest request body.
+    queue_tokens: what may wait before 429.
     keep_previous: in memory, so that a rollback is instant. swap: resource-preserving = the old version is unloaded
     before the next one is loaded, popular items meanwhile, and a rollback is a load: for a card that holds only one.
     models_kept: versions that operators may keep in memory under no label. memory_margin: a version is refused unless
     so many times its estimated memory is free; 0 does not ask. shadow_share: of the live requests, copied to a shadow.
+    body_bytes: the largest request body. head_bytes: of request line and headers. url_bytes: of path and query.
+    client_seconds: for a request's head, for its body, and for taking its answer. connections: beyond it, 503.
+    rate_per_second: requests of one key (of one address where there are none) to this process; 0 for no limit.
+    rate_burst: what may come at once; by default those of two seconds.
+    click_window: seconds after an answer within which a click counts as its.
     grace_seconds: between readiness off and the closing of the listener. shutdown_seconds: for what is in flight then.
     """
 
@@ -78,7 +86,14 @@ class Settings(BaseModel):
     max_batch_ms: Seconds = 150.0
     queue_tokens: Count = 32768
     body_bytes: Count = 2**20
+    head_bytes: Annotated[int, Field(ge=1024)] = 2**15
+    url_bytes: Annotated[int, Field(ge=256)] = 2**13
+    client_seconds: Seconds = 20.0
+    connections: Count = 1000
+    rate_per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    rate_burst: Count | None = None
     history_kept: Count = 2000
+    click_window: Seconds = 1800.0
     keep_previous: bool = True
     poll_seconds: Seconds = 1.0
     load_seconds: Seconds = 900.0
@@ -116,14 +131,14 @@ class Settings(BaseModel):
         return (self.redis_url or "").lower() == "none"
 
     def refuse_open_door(self) -> None:
-        if self.open and not _is_loopback(self.host):
+        if self.open and not is_loopback(self.host):
             raise SettingsRefused(
                 f"NAISEKI_HOST={self.host} is reachable from other machines, and no key is set: "
                 "set NAISEKI_API_KEYS and NAISEKI_ADMIN_KEYS, or bind 127.0.0.1"
             )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:

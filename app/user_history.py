@@ -16,6 +16,7 @@ from redis.exceptions import NoScriptError
 
 from app.append_events import OUTCOMES, AppendScript, Event, Outcome, StoredEvent, stored_event, user_key
 from app.redis_guard import HistoriesUnavailable, RedisGuard, connect
+from app.redis_policy import RECHECK_S, HistoriesRefused, RedisPolicy
 
 __all__ = ["Event", "HistoriesRefused", "HistoriesUnavailable", "Outcome", "StoredEvent", "UserHistories"]
 
@@ -25,33 +26,36 @@ _USERS_PER_ROUND_TRIP = 100
 _WRITE_WAIT_S = 1.0
 
 
-class HistoriesRefused(ValueError):
-    """This Redis is not set up to hold histories; the message names the setting."""
-
-
 class UserHistories:
     """Histories of all users. Belongs to the event loop that opened it; `close` it there."""
 
     def __init__(self, url: str, *, kept: int, timeout_s: float, write_timeout_s: float) -> None:
         self._script = AppendScript(kept)
         self._timeout_s = timeout_s
-        self._reads = connect(url, timeout_s, connections=32, wait_s=timeout_s)
+        self._reads = connect(url, timeout_s, connections=32, wait_s=timeout_s, connected=self._connected)
         # Writers wait their turn rather than fail: with an fsync per reply they are many and slow.
-        self._writes = connect(url, write_timeout_s, connections=64, wait_s=_WRITE_WAIT_S)
+        self._writes = connect(url, write_timeout_s, connections=64, wait_s=_WRITE_WAIT_S, connected=self._connected)
         self._write_deadline_s = _WRITE_WAIT_S + 4 * write_timeout_s
-        self._guard = RedisGuard()
-        self._checked = False
+        self._guard = RedisGuard(probe=lambda: self._policy.ask())
+        self._policy = RedisPolicy(self._reads, self._guard, deadline_s=4 * timeout_s)
 
     @classmethod
     async def open(
-        cls, url: str, *, kept: int = 2000, timeout_s: float = 0.05, write_timeout_s: float = 1.0
+        cls,
+        url: str,
+        *,
+        kept: int = 2000,
+        timeout_s: float = 0.05,
+        write_timeout_s: float = 1.0,
+        recheck_s: float = RECHECK_S,
     ) -> UserHistories:
         """Connects to `redis://`, `rediss://` or `unix://`. kept: events per user; beyond it the oldest quarter is cut.
 
         A read is worth less than the time of the recommendation that waits for it. A write ends with an fsync, which a
         busy disk delays by more than that now and then, and refusing it would be worse than being late.
 
-        A Redis that does not answer is no reason not to start: it is logged, and checked when it first answers.
+        A Redis that does not answer is no reason not to start: it is logged, and checked when it first answers. Its
+        policy is looked at again every `recheck_s`: while it may evict, no event is accepted.
         Raises HistoriesRefused when Redis may evict keys, ValueError for a URL that is none.
         """
         histories = cls(url, kept=kept, timeout_s=timeout_s, write_timeout_s=write_timeout_s)
@@ -62,7 +66,13 @@ class UserHistories:
         except HistoriesRefused:
             await histories.close()
             raise
+        histories._policy.watch(recheck_s)
         return histories
+
+    @property
+    def evicting(self) -> str | None:
+        """The policy by which this Redis may drop keys. While it has one, no event is accepted."""
+        return self._policy.evicting
 
     @property
     def breaker_open(self) -> bool:
@@ -75,17 +85,7 @@ class UserHistories:
 
     async def check(self) -> None:
         """Raises HistoriesRefused unless Redis never evicts; warns unless it keeps an append-only file."""
-        # CONFIG is forbidden by most hosts of Redis, INFO by none.
-        info = await self._guard.call(lambda: self._reads.info(), deadline_s=4 * self._timeout_s)
-        policy = info.get("maxmemory_policy")
-        if policy not in (None, "noeviction"):
-            raise HistoriesRefused(
-                f"this Redis drops keys when memory is short (maxmemory-policy {policy}) and histories would vanish "
-                "without an error: set maxmemory-policy noeviction"
-            )
-        if not info.get("aof_enabled"):
-            log.warning("this Redis keeps no append-only file: set appendonly yes, or events are lost when it restarts")
-        self._checked = True
+        await self._policy.check()
 
     async def append(self, events: Sequence[Event]) -> list[Outcome | HistoriesUnavailable]:
         """One outcome per event, in the order given; an exception instance where that user's write failed.
@@ -122,11 +122,14 @@ class UserHistories:
             return []
         first = 0 if limit is None else -limit
         key = user_key(user_id, "history")
-        await self._ready()
+        await self._policy.current()
         members = await self._guard.call(lambda: self._reads.zrange(key, first, -1), deadline_s=2 * self._timeout_s)
+        if not members and self._policy.evicting:
+            # Keys are dropped whole: a history that is there can be believed, one that is not can have been.
+            raise HistoriesUnavailable(self._policy.complaint())
         try:
             return [stored_event(member) for member in cast("list[bytes]", members)]
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError) as error:
             self._guard.errors["response"] += 1
             raise HistoriesUnavailable(f"the history holds something that is no event: {error}") from error
 
@@ -136,7 +139,6 @@ class UserHistories:
         Event ids stay known for their day, so that a late repetition does not bring back what was forgotten.
         """
         history, state = user_key(user_id, "history"), user_key(user_id, "state")
-        await self._ready()
         pipe = self._writes.pipeline(transaction=True)
         pipe.zcard(history)
         pipe.delete(history, state)
@@ -148,23 +150,27 @@ class UserHistories:
         return held if isinstance(held, int) else 0
 
     async def close(self) -> None:
+        await self._policy.close()
+        await self._guard.close()
         await self._reads.aclose()
         await self._writes.aclose()
 
     async def _append_users(self, calls: Sequence[list[str | int]]) -> list[str | HistoriesUnavailable]:
         """One string of outcome letters per call, or why that call failed."""
         try:
-            await self._ready()
+            await self._policy.current()
+            if self._policy.evicting:
+                raise HistoriesUnavailable(self._policy.complaint())
             replies = await self._guard.call(lambda: self._evaluate(calls), deadline_s=self._write_deadline_s)
         except HistoriesUnavailable as error:
             return [error] * len(calls)
         answers: list[str | HistoriesUnavailable] = []
-        for reply in replies:
-            if isinstance(reply, bytes):
+        for call, reply in zip(calls, replies, strict=True):
+            if isinstance(reply, bytes) and self._script.fits(call, reply):
                 answers.append(reply.decode())
             else:
                 self._guard.errors["response"] += 1
-                answers.append(HistoriesUnavailable(f"Redis refused: {reply}"))
+                answers.append(HistoriesUnavailable(f"Redis refused: {reply!r}"))
         return answers
 
     async def _evaluate(self, calls: Sequence[list[str | int]]) -> list[bytes | Exception]:
@@ -183,9 +189,5 @@ class UserHistories:
             pipe.execute_command("EVALSHA", self._script.sha, *call)
         return cast("list[bytes | Exception]", await pipe.execute(raise_on_error=False))
 
-    async def _ready(self) -> None:
-        if not self._checked:
-            try:
-                await self.check()
-            except HistoriesRefused as error:
-                raise HistoriesUnavailable(str(error)) from error
+    def _connected(self) -> None:
+        self._policy.look_again()

@@ -10,6 +10,10 @@ from model_store.encoders import EncoderConfig
 from model_store.rankers import RankerConfig
 
 SCHEMA_VERSION = 1
+# Relative, inside the bundle, without dots in front: nothing that `/`, `..` or a hidden file could be made of.
+FileName = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*){0,7}$", max_length=240)
+]
 VersionName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,79}$")]
 
 
@@ -73,7 +77,7 @@ class Manifest(_Part):
     catalogue_at: str  # RFC 3339 UTC; overlay records older than this yield to the bundle
     max_history: PositiveInt
     jump: PositiveInt
-    files: dict[str, FileRecord]
+    files: dict[FileName, FileRecord]
     base: str | None = None  # identity of the base LM (hash of its tensors by name)
     golden: GoldenTolerances
     ranker_golden: GoldenTolerances | None = None

@@ -50,7 +50,7 @@ def read_manifest(folder: Path) -> Manifest:
 def parse_manifest(content: bytes) -> Manifest:
     try:
         fields = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for brackets within brackets without end
         raise BundleRefused(f"{MANIFEST} is not JSON: {error}") from error
     schema = fields.get("schema") if isinstance(fields, dict) else None
     if not isinstance(schema, int):

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from app import keys
 from app.answers import EventsAnswer, ForgottenAnswer, HistoryAnswer, HistoryEvent, ProblemOut, RefusedEvent
 from app.errors import Problem, not_ready, problem_of
-from app.recommender import version_hash
+from app.request_ids import parse_request_id, version_hash
 from app.routes.wire import answer, problems, read, takes
 from app.schemas import EventIn, EventsRequest, Id
 from app.service import Service
@@ -58,13 +58,17 @@ def _refusal(outcome: Any) -> Problem:
 
 
 def _count_clicks(service: Service, events: list[EventIn]) -> None:
-    """A request id carries the hash of the version that answered: no impression needs to be stored."""
+    """A request id tells which version answered, under which label and when: no impression needs to be looked up."""
+    clicked = [event for event in events if event.request_id is not None]
+    if service.feedback is None or not clicked:
+        return
     routing = service.versions.serving
     versions = {version_hash(one.version): one.version for one in routing.loaded()} if routing else {}
-    for event in events:
-        version = versions.get((event.request_id or "").rpartition("-")[0].partition("-")[2])
-        if version is not None:
-            service.metrics.clicks.labels(version).inc()
+    for event in clicked:
+        assert event.request_id is not None
+        answered = parse_request_id(event.request_id)
+        version = versions.get(answered.version_hash) if answered else None
+        service.feedback.clicked(event.request_id, event.item_id, user_id=event.user_id, version=version)
 
 
 @router.get("/history", response_model=HistoryAnswer, responses=problems(409, 503))

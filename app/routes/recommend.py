@@ -31,7 +31,7 @@ async def recommend(request: Request) -> Response:
     ask = await read(request, RecommendRequest)
     with service.versions.current().held() as routing:
         async with dropped_when_gone(request):
-            found = await service.recommender.recommend(ask, routing)
+            found = await _answered(service, ask, routing)
     trace.request_id, trace.version = found.request_id, found.version
     return answer(found, headers={"server-timing": _server_timing(found.timings_ms)})
 
@@ -46,6 +46,7 @@ async def recommend_batch(request: Request) -> Response:
     """At most 100 requests, all answered by the same versions, each with its own status."""
     service = Service.of(request)
     asks = await read(request, BatchRequest)
+    keys.charge(request, len(asks.requests) - 1)
     with service.versions.current().held() as routing:
         Trace.of(request.scope).version = routing.live.version
         async with dropped_when_gone(request):
@@ -53,9 +54,16 @@ async def recommend_batch(request: Request) -> Response:
     return answer(BatchAnswer(list(results)))
 
 
+async def _answered(service: Service, ask: RecommendRequest, routing: Routing) -> RecommendAnswer:
+    found = await service.recommender.recommend(ask, routing)
+    if service.feedback is not None:
+        service.feedback.served(found.request_id, found.version, ask.user_id)
+    return found
+
+
 async def _entry(service: Service, ask: RecommendRequest, routing: Routing) -> BatchEntry:
     try:
-        return BatchEntry(200, answer=await service.recommender.recommend(ask, routing))
+        return BatchEntry(200, answer=await _answered(service, ask, routing))
     except Exception as error:  # one entry's failure is that entry's answer
         problem: Problem = problem_of(error)
         return BatchEntry(problem.status, problem=ProblemOut(**problem.body()))

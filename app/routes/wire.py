@@ -21,7 +21,9 @@ _ANY = {
     400: "not JSON",
     401: "no known key",
     413: "too large",
+    408: "its body came too slowly",
     415: "not JSON by its type",
+    429: "too many requests: of this key, or of all together",
     422: "invalid",
 }
 _PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": SCHEMAS.format(model=ProblemOut.__name__)}}}
@@ -41,7 +43,7 @@ def answer(body: Any, status: int = 200, headers: dict[str, str] | None = None) 
 
 def problems(*also: int, body: bool = False) -> dict[int | str, dict[str, Any]]:
     """`responses=` of a route: the statuses that it may answer besides its success."""
-    statuses = {*also, 401, 422, *((400, 413, 415) if body else ())}
+    statuses = {*also, 401, 422, 429, *((400, 408, 413, 415) if body else ())}
     return {status: {"description": _ANY.get(status, "problem"), "content": _PROBLEM_CONTENT} for status in statuses}
 
 

@@ -47,6 +47,7 @@ def test_every_route_of_this_issue_is_described() -> None:
         ("/v1/labels/{label}", "delete"),
         ("/v1/audit", "get"),
         ("/v1/rollback", "post"),
+        ("/v1/compare", "get"),
         ("/livez", "get"),
         ("/readyz", "get"),
         ("/metrics", "get"),

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.recommender import version_hash
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,8 +63,3 @@ def test_a_service_without_histories(pair: Pair, in_process: None, serve: Serve)
         assert http.post("/v1/recommend", json={"user_id": "u"}).json()["fallback_reason"] == "history_unavailable"
         event = {"user_id": "u", "item_id": "beta-1"}
         assert http.post("/v1/events", json={"events": [event]}).status_code == 409
-
-
-def test_the_hash_of_a_version() -> None:
-    assert version_hash("20260101t000000-e4srec-0123456789ab") == "0123456789ab"
-    assert version_hash("mine") == "mine"

@@ -6,7 +6,8 @@ from typing import cast, get_args
 
 import pytest
 
-from app.routing import LETTERS, Label, Loaded, Routing, Served
+from app.request_ids import LETTERS
+from app.routing import Label, Loaded, Routing, Served
 from model_store.bundle import Bundle
 
 

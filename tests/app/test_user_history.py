@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import shutil
 import signal
 import tempfile
@@ -19,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.append_events import MAX_TIMESTAMP_MS, user_key
-from app.file_lock import FileLock
 from app.user_history import (
     Event,
     HistoriesRefused,
@@ -28,44 +26,16 @@ from app.user_history import (
     StoredEvent,
     UserHistories,
 )
-from app.valkey_server import Answer, ask, server_program, start_server
+from tests.redis_server import RedisServer as Server
+from tests.redis_server import redis_server
 
 USERS = itertools.count()
 
 
-class Server:
-    """One server process that tests may pause, stop and start."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.socket = folder / "s"
-        self.url = f"unix://{self.socket}"
-
-    def start(self) -> None:
-        life = FileLock(self.folder / "life")
-        assert life.take()
-        self.process = start_server(server_program(), self.folder, self.socket, life=life.descriptor())
-        life.release()
-        deadline = time.monotonic() + 10
-        while asyncio.run(ask(self.socket)) is not Answer.READY:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def signal(self, number: signal.Signals) -> None:
-        os.kill(self.process.pid, number)
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    server = Server(Path(tempfile.mkdtemp(prefix="naiseki-test-")))
-    server.start()
-    yield server
-    server.stop()
-    shutil.rmtree(server.folder)
+    with redis_server() as running:
+        yield running
 
 
 @pytest.fixture

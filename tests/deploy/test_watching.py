@@ -121,6 +121,21 @@ BATCH_CALLS = {  # each of a hundred users, of whom one is new
     'naiseki_fallbacks_total{reason="new_user"}': "0+5x120",
 }
 
+ASKED = {'naiseki_requests_total{route="/v1/recommend", status="200"}': "0+1000x120"}
+FLAKY_REDIS = {**ASKED, 'naiseki_redis_errors_total{kind="timeout"}': "0+50x120", "naiseki_redis_breaker_open": "0x120"}
+BREAKER_OPEN = {
+    **ASKED,
+    'naiseki_redis_errors_total{kind="breaker"}': "0+1000x120",
+    "naiseki_redis_breaker_open": "1x120",
+}
+HASTY_KEY = {
+    **ASKED,
+    'naiseki_requests_total{route="/v1/recommend", status="429"}': "0+9000x120",
+    'naiseki_rejects_total{reason="rate-limited"}': "0+9000x120",
+}
+SLOW_CLIENTS = {**ASKED, 'naiseki_rejects_total{reason="slow"}': "0+50x120"}
+EVERY = [rule["alert"] for group in ALERTS for rule in group["rules"] if rule["alert"] != "NaisekiDown"]
+
 
 @pytest.mark.parametrize(
     ("series", "fires", "silent"),
@@ -129,6 +144,13 @@ BATCH_CALLS = {  # each of a hundred users, of whom one is new
         ({"naiseki_redis_breaker_open": "1x120"}, ["NaisekiHistoriesUnavailable"], []),
         (BATCH_CALLS, [], ["NaisekiMostlyFallbacks", "NaisekiOverloaded", "NaisekiHistoriesUnavailable"]),
         ({**BATCH_CALLS, "naiseki_impressions_total": "0+6x120"}, ["NaisekiMostlyFallbacks"], []),
+        ({"naiseki_redis_evicting": "1x120"}, ["NaisekiRedisMayEvict"], ["NaisekiHistoriesUnavailable"]),
+        (FLAKY_REDIS, ["NaisekiRedisErrors"], ["NaisekiHistoriesUnavailable", "NaisekiServerErrors"]),
+        (BREAKER_OPEN, ["NaisekiHistoriesUnavailable"], ["NaisekiRedisErrors"]),
+        ({'naiseki_feedback_dropped_total{reason="full"}': "0+5x120"}, ["NaisekiFeedbackDropped"], []),
+        ({'naiseki_rejects_total{reason="connections"}': "0+1x120"}, ["NaisekiConnectionsRefused"], []),
+        (HASTY_KEY, [], EVERY),
+        (SLOW_CLIENTS, ["NaisekiSlowClients"], ["NaisekiOverloaded", "NaisekiServerErrors"]),
     ],
 )
 def test_the_alert_that_fires_is_the_one_whose_cure_helps(

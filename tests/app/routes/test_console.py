@@ -71,5 +71,5 @@ def test_the_console_in_a_browser(shared: Running, tmp_path: Path) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: the page is not drawn")
 def test_the_description_in_a_browser(shared: Running, tmp_path: Path) -> None:
     html = drawn(f"{shared.url}/docs", tmp_path / "profile")
-    for path in ("/v1/recommend", "/v1/labels/live", "/readyz"):
+    for path in ("/v1/recommend", "/v1/labels/{label}", "/readyz"):
         assert f"</b>{path}</h2>" in html

@@ -108,7 +108,7 @@ def test_an_event_that_names_its_answer_counts_as_a_click(http: httpx.Client, sh
     answer = http.post("/v1/recommend", json={"history": ["beta-1"]}).json()
 
     def clicks() -> float:
-        labels = {"version": answer["version"]}
+        labels = {"version": answer["version"], "label": "live"}
         return shared.service.metrics.registry.get_sample_value("naiseki_clicks_total", labels) or 0.0
 
     before, user = clicks(), next(users)
@@ -116,4 +116,7 @@ def test_an_event_that_names_its_answer_counts_as_a_click(http: httpx.Client, sh
     send(http, event)
     send(http, event)
     send(http, {**event, "item_id": "beta-10", "request_id": "what is this"})
+    until = time.monotonic() + 10  # counted off the request path
+    while clicks() == before and time.monotonic() < until:
+        time.sleep(0.02)
     assert clicks() - before == 1
