@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,27 @@ from app.batching import Batcher
 from app.edge import Edge, Trace
 from app.embedded_valkey import EmbeddedValkey, ValkeyRefused
 from app.errors import TABLE, problem_of
+from app.item_changes import ItemChanges
+from app.item_log import ItemLog
+from app.item_updates import ItemUpdates
 from app.label_hints import LabelHints
 from app.loading import Loader
 from app.metrics import Metrics
+from app.overlay import Overlay
 from app.recommender import Recommender
-from app.routes import console, events, health, items, labels, models, recommend
+from app.routes import console, events, health, item_changes, items, labels, models, recommend
 from app.routes.wire import SCHEMAS
-from app.schemas import BatchRequest, EventsRequest, LabelRequest, LookupRequest, RecommendRequest, SimilarRequest
+from app.schemas import (
+    BatchRequest,
+    BulkItemsRequest,
+    EventsRequest,
+    ItemRequest,
+    LabelRequest,
+    LookupRequest,
+    RecommendRequest,
+    SearchRequest,
+    SimilarRequest,
+)
 from app.service import Service
 from app.settings import Settings
 from app.shadow import Shadow
@@ -39,7 +53,17 @@ from model_store.store import ModelStore
 API_VERSION = "0.1.0"
 ABOUT = "What should this user see next: recommendations, events, the catalogue, and the versions that answer."
 _log = logging.getLogger(__name__)
-BODIES = (RecommendRequest, BatchRequest, EventsRequest, LookupRequest, SimilarRequest, LabelRequest)
+BODIES = (
+    RecommendRequest,
+    BatchRequest,
+    EventsRequest,
+    LookupRequest,
+    SimilarRequest,
+    SearchRequest,
+    ItemRequest,
+    BulkItemsRequest,
+    LabelRequest,
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -65,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
         if kind is not Exception:  # that one is the edge's, which logs it
             app.add_exception_handler(kind, _problem)
     app.add_middleware(Edge, metrics=metrics, body_bytes=settings.body_bytes)
-    for routes in (recommend, events, items, models, labels, health, console):
+    for routes in (recommend, events, items, item_changes, models, labels, health, console):
         app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
@@ -92,6 +116,8 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         load_seconds=settings.load_seconds,
         memory_margin=settings.memory_margin,
     )
+    item_log = None if url is None else ItemLog(url, most=settings.items_added)
+    updates = None if item_log is None else ItemUpdates(item_log, batcher, lambda: versions.in_memory())
     versions = Versions(
         store,
         loader,
@@ -99,6 +125,7 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
         metrics,
         poll_seconds=settings.poll_seconds,
         keeping=Keeping(settings.keep_previous, settings.swap == "resource-preserving"),
+        prepare_items=updates.prepare if updates else None,
     )
     stack.push_async_callback(versions.close)
     stack.callback(asyncio.create_task(versions.follow(), name="follow-labels").cancel)
@@ -109,7 +136,28 @@ async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> 
     if hints is not None:
         hints.start()
         stack.push_async_callback(hints.close)
-    return Service(settings, store, metrics, batcher, versions, recommender, histories, hints)
+    changes = None
+    if item_log is not None and updates is not None:
+        _follow_items(item_log, updates, metrics, versions=versions, stack=stack)
+        changes = ItemChanges(item_log, updates)
+    return Service(settings, store, metrics, batcher, versions, recommender, histories, hints, changes)
+
+
+def _follow_items(
+    item_log: ItemLog, updates: ItemUpdates, metrics: Metrics, *, versions: Versions, stack: AsyncExitStack
+) -> None:
+    stack.push_async_callback(item_log.close)
+    for name, work in (("follow-items", updates.follow()), ("apply-items", updates.apply())):
+        stack.callback(asyncio.create_task(work, name=name).cancel)
+
+    def sizes(size: Callable[[Overlay], int]) -> Callable[[], dict[str, int]]:
+        return lambda: {one.version: size(one.serving.overlay) for one in versions.in_memory()}
+
+    metrics.measure("overlay_items", "Items added or changed since", "version", sizes(lambda one: len(one.items)))
+    metrics.measure("overlay_hidden", "Items of the bundle not shown", "version", sizes(lambda one: len(one.hidden)))
+    metrics.count("item_encode_failures", "Texts that gave no vector", "version", lambda: updates.encode_failures)
+    metrics.count("item_log_errors", "Calls to Redis for items that failed", "kind", lambda: item_log.errors)
+    metrics.watch("item_records_skipped", "Fields of naiseki:items that are no records", lambda: item_log.garbage)
 
 
 async def _redis(settings: Settings, stack: AsyncExitStack) -> str | None:

@@ -49,18 +49,13 @@ class Overlay:
     """items: by id, in order of rows. hidden: rows of the bundle that are not to be seen, ascending, unique.
 
     numbers: item id -> sequence number of the change that this overlay has taken in, shown or not.
-    next_row: of the next change.
+    next_row: of the next change; 0 before the first one.
     """
 
-    next_row: int
+    next_row: int = 0
     items: Mapping[str, OverlayItem] = field(default_factory=dict)
     hidden: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     numbers: Mapping[str, Number] = field(default_factory=dict)
-
-    @classmethod
-    def empty(cls, items: int) -> Overlay:
-        """Over a bundle of so many items."""
-        return cls(items)
 
     @property
     def changes_nothing(self) -> bool:
@@ -69,7 +64,7 @@ class Overlay:
     def changed(self, catalog: ItemCatalog, changes: Iterable[Change]) -> Overlay:
         """The overlay after `changes`, in their order. catalog: of the bundle. Changes nothing here."""
         items, numbers, hidden = dict(self.items), dict(self.numbers), set(self.hidden.tolist())
-        next_row = self.next_row
+        next_row = self.next_row or len(catalog)
         for change in changes:
             replaced = catalog.row(change.item_id)
             items.pop(change.item_id, None)

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from app.batching import Batcher
 from app.errors import Problem
+from app.item_changes import ItemChanges
 from app.label_hints import LabelHints
 from app.metrics import Metrics
 from app.recommender import Recommender
@@ -29,6 +30,7 @@ class Service:
     recommender: Recommender
     histories: UserHistories | None
     hints: LabelHints | None = None
+    changes: ItemChanges | None = None
     draining: bool = False
 
     @staticmethod
@@ -42,6 +44,12 @@ class Service:
         if self.histories is None:
             raise Problem("not-possible", "this service runs without histories (NAISEKI_REDIS_URL=none)")
         return self.histories
+
+    def need_items(self) -> ItemChanges:
+        """Problem `not-possible` without Redis: an item that vanished with the process would be worse than none."""
+        if self.changes is None:
+            raise Problem("not-possible", "this service has nowhere to keep a changed item (NAISEKI_REDIS_URL=none)")
+        return self.changes
 
     def not_ready(self) -> str | None:
         """Why nobody should send requests here now; None when all is well."""

@@ -40,7 +40,7 @@ class Serving:
     @classmethod
     def of(cls, bundle: Bundle) -> Serving:
         """Without a change."""
-        return cls(bundle, Overlay.empty(len(bundle.catalog)))
+        return cls(bundle, Overlay())
 
     def row(self, item_id: str) -> int | None:
         """Where the item is found now; None for one that is unknown or removed."""
