@@ -30,6 +30,8 @@ class ItemReader:
 
 def item_reader(bundle: Bundle) -> ItemReader | None:
     """None for a bundle that knows items by their IDs and nothing else."""
+    if bundle.text_tower is not None:
+        return ItemReader(bundle.text_tower, bundle.text_tower.config.item_text, by_meaning=True)
     if isinstance(bundle.encoder, ItemTextEncoder):
         return ItemReader(bundle.encoder, TITLE, by_meaning=True)
     if bundle.placer is not None:
