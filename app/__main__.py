@@ -1,5 +1,7 @@
 """python -m app [serve]           serves until SIGTERM or Ctrl-C; settings come from NAISEKI_* variables
 python -m app import-events FILE  fills histories from a log of events
+python -m app export-items FILE   writes the live version's items with all changes since, for the next training
+python -m app forget-items        drops changes of items that every labelled version knows by itself
 """
 
 from __future__ import annotations
@@ -20,6 +22,14 @@ def main(arguments: Sequence[str]) -> int:
         from app import import_events
 
         return int(import_events.main(rest) or 0)
+    if command == "export-items":
+        from app import export_items
+
+        return export_items.main(rest)
+    if command == "forget-items":
+        from app import forget_items
+
+        return forget_items.main(rest)
     if command != "serve" or rest:
         sys.stderr.write(__doc__ or "")
         return 0 if command in ("-h", "--help") else 2

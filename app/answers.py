@@ -139,6 +139,49 @@ class SimilarAnswer:
 
 
 @dataclass(frozen=True, slots=True)
+class TextSearchAnswer:
+    """score: cosine of where the text and the item stand."""
+
+    version: str
+    items: list[ItemOut]
+
+
+Visibility = Literal["recommendable", "not_yet", "id_family"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedItemAnswer:
+    """versions: of those in memory here, which show the item as it was put. not_yet: it is stored, and will be shown
+    (if the model can place its text). id_family: this version knows items by their ids and can never show it."""
+
+    item_id: str
+    versions: dict[str, Visibility]
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedItemAnswer:
+    """versions: those in memory here that do not show the item any more."""
+
+    item_id: str
+    versions: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class BulkItem:
+    """Exactly one of item, removed and problem."""
+
+    status: int
+    item: ChangedItemAnswer | None = None
+    removed: RemovedItemAnswer | None = None
+    problem: ProblemOut | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BulkItemsAnswer:
+    results: list[BulkItem]
+
+
+@dataclass(frozen=True, slots=True)
 class AliveAnswer:
     status: Literal["alive"]
 

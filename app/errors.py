@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from app.item_log import ItemsUnavailable, TooManyItems
 from app.user_history import HistoriesUnavailable
 from model_store.errors import StoreError, UnknownVersion
 
@@ -122,6 +123,8 @@ TABLE: Mapping[type[Exception], Callable[[Any], Problem]] = {
     ValidationError: lambda error: of_validation(error.errors(include_url=False, include_input=False)),
     UnknownVersion: lambda error: Problem("unknown-version", str(error)),
     StoreError: lambda error: Problem("not-possible", str(error)),
+    ItemsUnavailable: lambda _: not_ready("changes of items cannot be stored; nothing was acknowledged"),
+    TooManyItems: lambda error: Problem("not-possible", str(error)),
     HistoriesUnavailable: lambda _: not_ready("the histories cannot be reached"),
     Exception: lambda _: Problem("internal", "an error on our side; the log has it under this request_id"),
 }

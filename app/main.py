@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
-import torch
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from pydantic import TypeAdapter
@@ -18,30 +15,41 @@ from starlette.responses import Response
 
 from app import keys
 from app.answers import ProblemOut
-from app.batching import Batcher
 from app.edge import Edge, EdgeLimits, Trace
-from app.embedded_valkey import EmbeddedValkey, ValkeyRefused
+from app.embedded_valkey import ValkeyRefused
 from app.errors import TABLE, problem_of
-from app.feedback import Feedback
-from app.label_hints import LabelHints
-from app.loading import Loader
 from app.metrics import Metrics
-from app.recommender import Recommender
-from app.routes import compare, console, events, health, items, labels, models, recommend
+from app.opening import open_service
+from app.routes import compare, console, events, health, item_changes, items, labels, models, recommend
 from app.routes.wire import SCHEMAS
-from app.schemas import BatchRequest, EventsRequest, LabelRequest, LookupRequest, RecommendRequest, SimilarRequest
-from app.service import Service
+from app.schemas import (
+    BatchRequest,
+    BulkItemsRequest,
+    EventsRequest,
+    ItemRequest,
+    LabelRequest,
+    LookupRequest,
+    RecommendRequest,
+    SearchRequest,
+    SimilarRequest,
+)
 from app.settings import Settings
-from app.shadow import Shadow
-from app.targets import Keeping
-from app.user_history import HistoriesRefused, UserHistories
-from app.versions import Versions
-from model_store.store import ModelStore
+from app.user_history import HistoriesRefused
 
 API_VERSION = "0.1.0"
 ABOUT = "What should this user see next: recommendations, events, the catalogue, and the versions that answer."
 _log = logging.getLogger(__name__)
-BODIES = (RecommendRequest, BatchRequest, EventsRequest, LookupRequest, SimilarRequest, LabelRequest)
+BODIES = (
+    RecommendRequest,
+    BatchRequest,
+    EventsRequest,
+    LookupRequest,
+    SimilarRequest,
+    SearchRequest,
+    ItemRequest,
+    BulkItemsRequest,
+    LabelRequest,
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -53,7 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
         async with AsyncExitStack() as stack:
             app.openapi()  # takes a fifth of a second: not while somebody waits
             try:
-                app.state.service = await _open(settings, metrics, stack)
+                app.state.service = await open_service(settings, metrics, stack)
             except (HistoriesRefused, ValkeyRefused) as refused:
                 _log.error("the service cannot start: %s", refused)  # with its cure, in front of uvicorn's traceback
                 raise
@@ -69,87 +77,10 @@ def create_app(settings: Settings) -> FastAPI:
             app.add_exception_handler(kind, _problem)
     limits = EdgeLimits(settings.body_bytes, settings.url_bytes, settings.client_seconds)
     app.add_middleware(Edge, metrics=metrics, limits=limits)
-    for routes in (recommend, events, items, models, labels, compare, health, console):
+    for routes in (recommend, events, items, item_changes, models, labels, compare, health, console):
         app.include_router(routes.router)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
-
-
-async def _open(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Service:
-    store = ModelStore(settings.store)
-    url = await _redis(settings, stack)
-    histories = None if url is None else await _histories(url, settings, metrics, stack=stack)
-    batcher = Batcher(
-        metrics,
-        threads=settings.threads,
-        max_batch_tokens=settings.max_batch_tokens,
-        max_batch_seconds=settings.max_batch_ms / 1000,
-        queue_tokens=settings.queue_tokens,
-    )
-    batcher.start()
-    stack.push_async_callback(batcher.close)
-    loader = Loader(
-        settings.data / "prepared",
-        batcher,
-        metrics,
-        device=_device(settings.device),
-        load_seconds=settings.load_seconds,
-        memory_margin=settings.memory_margin,
-    )
-    versions = Versions(
-        store,
-        loader,
-        batcher,
-        metrics,
-        poll_seconds=settings.poll_seconds,
-        keeping=Keeping(settings.keep_previous, settings.swap == "resource-preserving"),
-    )
-    stack.push_async_callback(versions.close)
-    stack.callback(asyncio.create_task(versions.follow(), name="follow-labels").cancel)
-    shadow = Shadow(metrics, batcher, share=settings.shadow_share)
-    stack.push_async_callback(shadow.close)
-    recommender = Recommender(store, histories, batcher, metrics, shadow=shadow)
-    hints = feedback = None
-    if url is not None:
-        hints = LabelHints(url, heard=versions.hint)
-        hints.start()
-        stack.push_async_callback(hints.close)
-        feedback = _feedback(url, settings, metrics, stack=stack)
-    return Service(settings, store, metrics, batcher, versions, recommender, histories, hints, feedback)
-
-
-async def _redis(settings: Settings, stack: AsyncExitStack) -> str | None:
-    """Its address; None where the service runs without histories. Starts or joins our own where none is given."""
-    if settings.without_histories:
-        return None
-    if settings.redis_url is not None:
-        return settings.redis_url
-    embedded = EmbeddedValkey(Path(settings.data))
-    url = await embedded.start()
-    stack.push_async_callback(embedded.stop)
-    return url
-
-
-def _feedback(url: str, settings: Settings, metrics: Metrics, *, stack: AsyncExitStack) -> Feedback:
-    feedback = Feedback(url, metrics, window_s=settings.click_window)
-    feedback.start()
-    stack.push_async_callback(feedback.close)
-    return feedback
-
-
-async def _histories(url: str, settings: Settings, metrics: Metrics, *, stack: AsyncExitStack) -> UserHistories:
-    histories = await UserHistories.open(url, kept=settings.history_kept)
-    stack.push_async_callback(histories.close)
-    metrics.watch("redis_breaker_open", "1 while Redis is left alone", lambda: histories.breaker_open)
-    metrics.watch(
-        "redis_evicting", "1 while Redis may drop keys: no event is accepted", lambda: histories.evicting is not None
-    )
-    metrics.count("redis_errors", "Calls to Redis that failed", "kind", lambda: histories.errors)
-    return histories
-
-
-def _device(wanted: str) -> str:
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 async def _problem(request: Request, error: Exception) -> Response:

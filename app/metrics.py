@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
@@ -37,9 +37,10 @@ class _Counted(Collector):
     help_text: str
     label: str
     values: Callable[[], Mapping[str, int]]
+    kind: type[CounterMetricFamily | GaugeMetricFamily] = CounterMetricFamily
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(f"{NAMESPACE}_{self.name}", self.help_text, labels=(self.label,))
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        family = self.kind(f"{NAMESPACE}_{self.name}", self.help_text, labels=(self.label,))
         for value, count in self.values().items():
             family.add_metric((value,), count)
         yield family
@@ -104,6 +105,10 @@ class Metrics:
     def count(self, name: str, help_text: str, label: str, values: Callable[[], Mapping[str, int]]) -> None:
         """A counter by one label that somebody else counts."""
         self.registry.register(_Counted(name, help_text, label, values))
+
+    def measure(self, name: str, help_text: str, label: str, values: Callable[[], Mapping[str, int]]) -> None:
+        """A gauge by one label that somebody else keeps."""
+        self.registry.register(_Counted(name, help_text, label, values, GaugeMetricFamily))
 
     @lru_cache(maxsize=64)  # noqa: B019 - lives as long as the app; `forget` empties it
     def stages(self, version: str, label: str) -> StageSeconds:

@@ -17,11 +17,10 @@ from app.metrics import Metrics
 from app.request_ids import request_id
 from app.routing import Routing, Served
 from app.schemas import RecommendRequest
+from app.serving import Serving
 from app.shadow import Shadow, ShadowRecommendation
 from app.user_history import HistoriesUnavailable, UserHistories
 from app.work import Recommendation
-from model_store.bundle import Bundle
-from model_store.catalog import ItemCatalog
 from model_store.errors import UnknownVersion
 from model_store.retrieval import Candidates, Rows, Want
 from model_store.store import ModelStore
@@ -57,27 +56,27 @@ class Recommender:
         started = time.perf_counter()
         served = routing.route(ask.user_id, ask.version) or await self._not_loaded(ask.version)
         bundle = served.bundle
-        history = await self._history(ask, bundle.catalog)
+        history = await self._history(ask, served.serving)
         if served.swapping:
             history = replace(history, reason="swapping")
-        want, unknown = _want(ask, bundle.catalog, history)
+        want, unknown = _want(ask, served.serving, history)
         if history.reason is not None:
             if ask.strict and history.reason == "swapping":
                 raise not_ready("a version is being swapped", retry_after_s=5)
             if ask.strict:
                 raise Problem("no-usable-history", f"there is no history to go by: {history.reason}")
             self._metrics.fallbacks.labels(history.reason).inc()
-            found, timings = bundle.popular([want])[0], Timings(total=_ms(time.perf_counter() - started))
+            found, timings = served.serving.popular([want])[0], Timings(total=_ms(time.perf_counter() - started))
         else:
-            done = await self._batcher.submit(Recommendation.of(bundle, history.rows, want))
+            done = await self._batcher.submit(Recommendation.of(bundle, history.rows, want, serving=served.serving))
             found, seconds = done.result.candidates, done.result.seconds
             self._observe(served, done.queue_seconds, seconds.encode, seconds.search, seconds.rank)
             stages = (done.queue_seconds, seconds.encode, seconds.search, seconds.rank, time.perf_counter() - started)
             timings = Timings(*map(_ms, stages))
         self._metrics.stages(served.version, served.label).impressions.inc()
-        items = items_out(bundle.catalog, found)
+        items = items_out(served.serving, found)
         if routing.shadow is not None and served.label == "live" and history.reason is None:
-            copy = partial(self._as_shadow, ask, routing.shadow.bundle)
+            copy = partial(self._as_shadow, ask, routing.shadow.serving)
             self._shadow.offer(routing.shadow, [item.item_id for item in items], copy)
         return RecommendAnswer(
             request_id=request_id(served.version, served.label),
@@ -92,14 +91,14 @@ class Recommender:
             timings_ms=timings,
         )
 
-    async def _as_shadow(self, ask: RecommendRequest, bundle: Bundle) -> list[str] | None:
+    async def _as_shadow(self, ask: RecommendRequest, serving: Serving) -> list[str] | None:
         """The item ids that the shadow's bundle answers; None where it knows nothing of this history."""
-        history = await self._history(ask, bundle.catalog)
+        history = await self._history(ask, serving)
         if history.reason is not None:
             return None
-        want, _ = _want(ask, bundle.catalog, history)
-        done = await self._batcher.submit(ShadowRecommendation.of(bundle, history.rows, want))
-        return [bundle.catalog.ids[row] for row in done.result.candidates.rows]
+        want, _ = _want(ask, serving, history)
+        done = await self._batcher.submit(ShadowRecommendation.of(serving.bundle, history.rows, want, serving=serving))
+        return serving.ids(done.result.candidates.rows)
 
     async def _not_loaded(self, version: str | None) -> Served:
         assert version is not None, "a routing always has a live version"
@@ -109,7 +108,7 @@ class Recommender:
             raise Problem("unknown-version", str(error)) from None
         raise Problem("not-possible", f"{version} is in the store, but this process has not loaded it")
 
-    async def _history(self, ask: RecommendRequest, catalog: ItemCatalog) -> _History:
+    async def _history(self, ask: RecommendRequest, serving: Serving) -> _History:
         """The body's history where there is one, else the stored one; the stored one excludes either way."""
         stored: list[str] = []
         unavailable = False
@@ -118,10 +117,11 @@ class Recommender:
                 stored = await self._stored(ask.user_id)
             except HistoriesUnavailable:
                 unavailable = True
-        rows, unknown = catalog.rows(stored if ask.history is None else ask.history)
-        seen = rows if ask.history is None else rows + catalog.rows(stored)[0]
+        given = serving.history(stored if ask.history is None else ask.history)
+        rows, unknown = given.readable, given.unknown
+        seen = given.seen if ask.history is None else given.seen + serving.history(stored).seen
         reason: FallbackReason | None = None
-        if unknown and not rows:
+        if not rows and (unknown or given.seen):  # an item that was added since is known, and cannot be read yet
             reason = "unknown_items"
         elif not rows:
             of_user = ask.user_id is not None and ask.history is None
@@ -141,10 +141,10 @@ class Recommender:
         stages.rank.observe(rank)
 
 
-def _want(ask: RecommendRequest, catalog: ItemCatalog, history: _History) -> tuple[Want, list[str]]:
+def _want(ask: RecommendRequest, serving: Serving, history: _History) -> tuple[Want, list[str]]:
     """The filters in rows, and every id of the request that this version does not know, each once."""
-    excluded, unknown_excluded = catalog.rows(ask.exclude_ids)
-    allowed, unknown_allowed = catalog.rows(ask.allow_ids) if ask.allow_ids is not None else (None, [])
+    excluded, unknown_excluded = serving.rows(ask.exclude_ids)
+    allowed, unknown_allowed = serving.rows(ask.allow_ids) if ask.allow_ids is not None else (None, [])
     want = Want(
         ask.k,
         rerank=ask.rerank,
@@ -155,12 +155,12 @@ def _want(ask: RecommendRequest, catalog: ItemCatalog, history: _History) -> tup
     return want, list(dict.fromkeys(history.unknown + unknown_excluded + unknown_allowed))
 
 
-def items_out(catalog: ItemCatalog, found: Candidates) -> list[ItemOut]:
-    titles = catalog.titles(found.rows)
+def items_out(serving: Serving, found: Candidates) -> list[ItemOut]:
+    titles = serving.titles(found.rows)
     return [
-        ItemOut(catalog.ids[row], float(f"{score:.7g}"), rank, title)
-        for rank, (row, score, title) in enumerate(
-            zip(found.rows.tolist(), found.scores.tolist(), titles, strict=True), start=1
+        ItemOut(item_id, float(f"{score:.7g}"), rank, title)
+        for rank, (item_id, score, title) in enumerate(
+            zip(serving.ids(found.rows), found.scores.tolist(), titles, strict=True), start=1
         )
     ]
 

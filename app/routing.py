@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from app.overlay import Overlay
+from app.serving import Serving
 from model_store.bundle import Bundle
 
 Label = Literal["live", "previous", "canary", "shadow", "loaded"]
@@ -15,11 +17,19 @@ Label = Literal["live", "previous", "canary", "shadow", "loaded"]
 
 @dataclass(slots=True, eq=False)
 class Loaded:
-    """A bundle in memory, and how many requests hold it (counted on the event loop)."""
+    """A bundle in memory, and how many requests hold it (counted on the event loop).
+
+    serving: the bundle with what has changed in its catalogue since; replaced by one reference store.
+    """
 
     bundle: Bundle
     in_flight: int = 0
     memory_bytes: int = 0
+    serving: Serving = None  # type: ignore[assignment]  # without changes, unless it is given
+
+    def __post_init__(self) -> None:
+        if self.serving is None:
+            self.serving = Serving.of(self.bundle)
 
     @property
     def version(self) -> str:
@@ -28,14 +38,22 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The bundle that answers one request, and the label that it answers under.
+    """What answers one request, from its first step to its last, and the label that it answers under.
 
     swapping: only its catalogue is there, because memory was needed for the next version.
     """
 
-    bundle: Bundle
+    serving: Serving
     label: Label
     swapping: bool = False
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.serving.bundle
+
+    @property
+    def overlay(self) -> Overlay:
+        return self.serving.overlay
 
     @property
     def version(self) -> str:
@@ -66,20 +84,20 @@ class Routing:
         """Whoever names a version gets it, or None; of the others, the canary's users get the canary."""
         canary = self.canary if version is None else None
         if canary is not None and user_id is not None and in_share(self.salt, user_id, self.traffic):
-            return Served(canary.bundle, "canary")
+            return Served(canary.serving, "canary")
         return self.find(version)
 
     def find(self, version: str | None) -> Served | None:
         """By default what is live; a version of two labels answers under the first of them."""
         if version is None or version == self.live.version:
-            return Served(self.live.bundle, "live", self.swapping)
+            return Served(self.live.serving, "live", self.swapping)
         labelled: tuple[tuple[Loaded | None, Label], ...] = (
             (self.previous, "previous"),
             (self.canary, "canary"),
             (self.shadow, "shadow"),
             *((one, "loaded") for one in self.others),
         )
-        found = (Served(one.bundle, label) for one, label in labelled if one is not None and one.version == version)
+        found = (Served(one.serving, label) for one, label in labelled if one is not None and one.version == version)
         return next(found, None)
 
     def loaded(self) -> tuple[Loaded, ...]:

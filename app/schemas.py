@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from model_store.manifest import VersionName
 
@@ -107,6 +107,41 @@ class LookupRequest(_Request):
 class SimilarRequest(_Request):
     item_id: Id
     k: Annotated[int, Field(ge=1, le=1000)] = 10
+
+
+class SearchRequest(_Request):
+    text: Annotated[str, Field(min_length=1, max_length=2000)]
+    k: Annotated[int, Field(ge=1, le=1000)] = 10
+
+
+Title = Annotated[str, Field(min_length=1, max_length=1000, pattern=r"[^\s]")]
+Text = Annotated[str, Field(max_length=20_000)]
+
+
+class ItemRequest(_Request):
+    """title, text: what a person reads, and what encoders read that read texts."""
+
+    title: Title
+    text: Text | None = None
+    categories: Annotated[tuple[Id, ...], Field(max_length=100)] = ()
+
+
+class BulkItemIn(ItemRequest):
+    """remove: instead of title, text and categories, which are then not given."""
+
+    item_id: Id
+    title: Title | None = None  # type: ignore[assignment]  # not of an item that is removed
+    remove: bool = False
+
+    @model_validator(mode="after")
+    def _put_or_remove(self) -> Self:
+        if self.remove == (self.title is not None) or (self.remove and (self.text or self.categories)):
+            raise ValueError("give a title, or remove alone")
+        return self
+
+
+class BulkItemsRequest(_Request):
+    items: Annotated[tuple[BulkItemIn, ...], Field(min_length=1, max_length=1000)]
 
 
 class LabelRequest(_Request):

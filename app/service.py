@@ -9,6 +9,7 @@ from fastapi import Request
 from app.batching import Batcher
 from app.errors import Problem
 from app.feedback import Feedback
+from app.item_changes import ItemChanges
 from app.label_hints import LabelHints
 from app.metrics import Metrics
 from app.recommender import Recommender
@@ -31,6 +32,7 @@ class Service:
     histories: UserHistories | None
     hints: LabelHints | None = None
     feedback: Feedback | None = None
+    changes: ItemChanges | None = None
     draining: bool = False
 
     @staticmethod
@@ -50,6 +52,12 @@ class Service:
         if self.feedback is None:
             raise Problem("not-possible", "this service counts no feedback (NAISEKI_REDIS_URL=none)")
         return self.feedback
+
+    def need_items(self) -> ItemChanges:
+        """Problem `not-possible` without Redis: an item that vanished with the process would be worse than none."""
+        if self.changes is None:
+            raise Problem("not-possible", "this service has nowhere to keep a changed item (NAISEKI_REDIS_URL=none)")
+        return self.changes
 
     def not_ready(self) -> str | None:
         """Why nobody should send requests here now; None when all is well."""

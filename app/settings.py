@@ -57,6 +57,7 @@ class Settings(BaseModel):
     store: folder of bundles. data: folder for the embedded Redis, and the cache of prepared bundles.
     redis_url: of the histories; unset = a server that the service runs itself; none = no histories.
     threads: of the inference thread's matrix products. max_batch_ms: the longest that one batch of several may take.
+    items_added: items that may be put or removed between two trainings.
     queue_tokens: what may wait before 429.
     keep_previous: in memory, so that a rollback is instant. swap: resource-preserving = the old version is unloaded
     before the next one is loaded, popular items meanwhile, and a rollback is a load: for a card that holds only one.
@@ -94,6 +95,7 @@ class Settings(BaseModel):
     rate_burst: Count | None = None
     history_kept: Count = 2000
     click_window: Seconds = 1800.0
+    items_added: Count = 10_000
     keep_previous: bool = True
     poll_seconds: Seconds = 1.0
     load_seconds: Seconds = 900.0

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from app.errors import not_ready
 from app.routing import Loaded, Routing
+from app.serving import Serving
 from model_store.bundle import Bundle
 
 
@@ -19,11 +20,14 @@ class _Gone:
 
 def without_model(bundle: Bundle) -> Bundle:
     """The catalogue alone: it can name items and tell which are popular. Holds nothing of encoder, index, ranker."""
-    return replace(bundle, encoder=cast(Any, _Gone()), index=cast(Any, _Gone()), ranker=None, placer=None)
+    return replace(
+        bundle, encoder=cast(Any, _Gone()), index=cast(Any, _Gone()), ranker=None, placer=None, text_tower=None
+    )
 
 
 def swapped_out(routing: Routing, wanted: str) -> Routing:
     """`routing` with its live version given back, until `wanted` is loaded."""
-    husk = Loaded(without_model(routing.live.bundle))
+    bundle = without_model(routing.live.bundle)
+    husk = Loaded(bundle, serving=Serving(bundle, routing.live.serving.overlay))
     degraded = f"{wanted} is being loaded; popular items meanwhile"
     return Routing(routing.generation, husk, degraded=degraded, swapping=True)

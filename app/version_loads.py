@@ -7,18 +7,19 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from app.loading import Loader, LoadFailed
 from app.memory import held_bytes
 from app.metrics import Metrics
+from app.overlay import Overlay
 from app.routing import Loaded
+from app.serving import Serving
 from app.version_states import VersionStates
 from model_store.bundle import Bundle
 from model_store.errors import StoreError
 from model_store.store import ModelStore
 
-PrepareItems = Callable[[Bundle], Awaitable[Any]]
+PrepareItems = Callable[[Bundle], Awaitable[Overlay]]
 _log = logging.getLogger(__name__)
 
 
@@ -69,8 +70,8 @@ class VersionLoads:
     async def _bring(self, version: str, generation: int, *, urgent: bool) -> None:
         loaded = None
         try:
-            bundle = await self._load(version, urgent=urgent)
-            loaded = Loaded(bundle, memory_bytes=held_bytes(bundle))
+            serving = await self._load(version, urgent=urgent)
+            loaded = Loaded(serving.bundle, memory_bytes=held_bytes(serving.bundle), serving=serving)
             self._states.enter(version, "READY")
             self._metrics.swaps.labels("loaded").inc()
         except Exception as error:  # a failure that is not recorded as one would be tried again for ever
@@ -82,14 +83,15 @@ class VersionLoads:
         self._task = self._version = None
         self._arrived(version, loaded)
 
-    async def _load(self, version: str, *, urgent: bool) -> Bundle:
+    async def _load(self, version: str, *, urgent: bool) -> Serving:
         self._states.enter(version, "STAGED")
         folder = await asyncio.to_thread(self._locate, version)
         enter = partial(self._states.enter, version)
         bundle = await self._loader.load(folder, enter, urgent=urgent, make_room=partial(self._before_opening, version))
-        if self._prepare_items is not None:
-            await self._prepare_items(bundle)
-        return bundle
+        if self._prepare_items is None:
+            return Serving.of(bundle)
+        # Nothing is awaited from here until `arrived`: what changes after this reaches the version there.
+        return Serving(bundle, await self._prepare_items(bundle))
 
     async def _before_opening(self, version: str) -> None:
         if self._abandoned:

@@ -9,16 +9,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar, Generic, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from app.serving import Serving
 from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
-from model_store.retrieval import Candidates, Rows, Want
+from model_store.retrieval import Candidates, Want
 
 ResultT = TypeVar("ResultT")
-Doubles = npt.NDArray[np.float64]
 
 
 class Urgency(IntEnum):
@@ -73,16 +71,20 @@ class Recommendation(Work[Found]):
     urgency: ClassVar[Urgency] = Urgency.ANSWER
     history: torch.Tensor  # int32 [T], T >= 1, cut to the encoder's window
     want: Want
+    serving: Serving
 
     @classmethod
-    def of(cls, bundle: Bundle, rows: Sequence[int], want: Want) -> Recommendation:
-        """rows: the whole history; its cost is that of the window that encoder and ranker will read."""
+    def of(cls, bundle: Bundle, rows: Sequence[int], want: Want, *, serving: Serving | None = None) -> Recommendation:
+        """rows: the whole history; its cost is that of the window that encoder and ranker will read.
+
+        serving: the bundle with its overlay as this request takes it; by default without changes.
+        """
         window = HistoryBatch.of([rows]).windowed(bundle.manifest.max_history, bundle.manifest.jump)
         encoded = max(1, bundle.encoder.token_counts(window)[0])
         # Each request has candidates of its own, so equal histories do not share what a ranker reads.
         ranked = bundle.ranker.token_counts(window)[0] if bundle.ranker and want.rerank else 0
         key = window.rows.numpy().tobytes()
-        return cls(bundle, encoded + ranked, key, window.rows, want, own_tokens=ranked)
+        return cls(bundle, encoded + ranked, key, window.rows, want, serving or Serving.of(bundle), own_tokens=ranked)
 
     @classmethod
     def run(cls, bundle: Bundle, batch: Sequence[Work[Found]]) -> list[Found]:
@@ -97,48 +99,31 @@ class Recommendation(Work[Found]):
         encoded = time.perf_counter()
         alike = len(places) == len(entries)
         vectors_BD = vectors_UD if alike else vectors_UD[place_of]
-        found = bundle.search(vectors_BD, [entry.want for entry in entries])
+        groups = _by_serving(entries)
+        found = [(group, group.serving.search(vectors_BD[group.places], group.wants)) for group in groups]
         searched = time.perf_counter()
-        ranked = bundle.rank(distinct if alike else distinct.select(place_of), found)
+        ranked: dict[int, Candidates] = {}
+        for group, candidates in found:
+            histories = distinct if len(groups) == 1 and alike else distinct.select(place_of[b] for b in group.places)
+            ranked |= zip(group.places, group.serving.rank(histories, candidates), strict=True)
         times = StageTimes(encoded - started, searched - encoded, time.perf_counter() - searched)
-        return [Found(candidates, times, len(places)) for candidates in ranked]
+        return [Found(ranked[b], times, len(places)) for b in range(len(entries))]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Similar(Work[Candidates]):
-    """Items nearest to one item by cosine, itself left out."""
+class _Group:
+    """Entries of one batch that took the same overlay when they were admitted: places in the batch, and wants."""
 
-    urgency: ClassVar[Urgency] = Urgency.TEXT
-    row: int
-    k: int
-
-    @classmethod
-    def of(cls, bundle: Bundle, row: int, k: int) -> Similar:
-        return cls(bundle, 1, None, row, k)
-
-    @classmethod
-    def run(cls, bundle: Bundle, batch: Sequence[Work[Candidates]]) -> list[Candidates]:
-        return [nearest(bundle, entry.row, entry.k) for entry in batch if isinstance(entry, Similar)]
+    serving: Serving
+    places: list[int]
+    wants: list[Want]
 
 
-def nearest(bundle: Bundle, row: int, k: int) -> Candidates:
-    """float32 over all items finds those that may belong to the answer; float64 decides, ties by row."""
-    vectors_ND = bundle.index.vectors_ND
-    inner_N = (torch.from_numpy(vectors_ND) @ torch.from_numpy(vectors_ND[row])).numpy()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosine_N = np.nan_to_num(inner_N / np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND)), neginf=0, posinf=0)
-    cosine_N[row] = -np.inf
-    count = min(k + 16, len(cosine_N))
-    near: Rows = np.argpartition(-cosine_N, count - 1)[:count].astype(np.int64)
-    near = near[near != row]
-    exact = _cosines(vectors_ND[near].astype(np.float64), vectors_ND[row].astype(np.float64))
-    order = np.lexsort((near, -exact))[:k]
-    want = Want(k, rerank=False, excluded_rows=np.array([row], dtype=np.int64))
-    return Candidates(want, near[order], exact[order], exhausted=len(order) < k)
-
-
-def _cosines(vectors_KD: Doubles, query_D: Doubles) -> Doubles:
-    """0 where a vector is zero: it points nowhere, so nothing is near it."""
-    norms_K = np.linalg.norm(vectors_KD, axis=1) * np.linalg.norm(query_D)
-    cosines_K: Doubles = np.divide(vectors_KD @ query_D, norms_K, out=np.zeros_like(norms_K), where=norms_K > 0)
-    return cosines_K
+def _by_serving(entries: Sequence[Recommendation]) -> list[_Group]:
+    groups: dict[int, _Group] = {}
+    for b, entry in enumerate(entries):
+        key = 0 if entry.serving.overlay.changes_nothing else id(entry.serving)
+        group = groups.setdefault(key, _Group(entry.serving, [], []))
+        group.places.append(b)
+        group.wants.append(entry.want)
+    return list(groups.values())

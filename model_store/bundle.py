@@ -23,6 +23,8 @@ from model_store.ranker import Ranker, reranked
 from model_store.ranker_files import read_ranker
 from model_store.ranker_golden import GoldenRanking
 from model_store.retrieval import Candidates, Rows, Want
+from model_store.text_tower import TextTower
+from model_store.text_tower_files import read_text_tower
 from model_store.verification import read_catalog, read_index, read_manifest, verify_contents, verify_files
 
 
@@ -31,7 +33,8 @@ class Bundle:
     """Immutable. Belongs to whoever loads it until it is published, and to the inference thread afterwards.
 
     Histories are given whole; the bundle cuts them to the encoder's window, the same way offline and online.
-    placer: an `ItemTextEncoder` for items that the encoder knows by ID alone, where the bundle has one.
+    placer: an `ItemTextEncoder` for items that the encoder knows by ID alone, where the bundle has one. text_tower:
+    one by which all items stand where they are.
     """
 
     manifest: Manifest
@@ -40,6 +43,7 @@ class Bundle:
     index: ItemIndex
     ranker: Ranker | None = None
     placer: ItemPlacer | None = None
+    text_tower: TextTower | None = None
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Bundle:
@@ -60,6 +64,7 @@ class Bundle:
             read_index(folder, device=device),
             ranker := read_ranker(folder, device=device),
             read_placer(folder),
+            read_text_tower(folder, device=device),
         )
         GoldenQueries.read(folder).replay(bundle.encoder, bundle.index, tolerances=manifest.golden)
         if ranker is not None:

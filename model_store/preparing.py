@@ -8,6 +8,7 @@ prints {"folder": ...}, or {"reason": ...} and ends with 1. One thread; whoever 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ import secrets
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import faiss
@@ -35,6 +38,7 @@ from model_store.verification import (
 
 KEPT = 6  # prepared versions in a cache
 ABANDONED_SECONDS = 3600.0
+LOCK = ".lock"
 SEEN = ".seen"  # beside each copy: what its files looked like when their checksums were taken
 
 
@@ -45,20 +49,33 @@ def prepare(bundle_folder: Path, cache_folder: Path) -> Path:
     reason; OSError when the cache cannot be written.
     """
     target = _place(bundle_folder, cache_folder)
-    seen = _seen_if_ready(target)
-    if seen is None:
-        cache_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        copy = cache_folder / f".preparing-{secrets.token_hex(8)}"
-        copy.mkdir(mode=0o700)
-        try:
-            _copy(bundle_folder, copy)
-            seen = _put(copy, target)
-        finally:
-            shutil.rmtree(copy, ignore_errors=True)
-    write_durably(_seen_file(target), json.dumps(seen).encode())
-    os.utime(target)
+    cache_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _alone(target):
+        seen = _seen_if_ready(target)
+        if seen is None:
+            copy = cache_folder / f".preparing-{secrets.token_hex(8)}"
+            copy.mkdir(mode=0o700)
+            try:
+                _copy(bundle_folder, copy)
+                seen = _put(copy, target)
+            finally:
+                shutil.rmtree(copy, ignore_errors=True)
+        write_durably(_seen_file(target), json.dumps(seen).encode())
+        os.utime(target)
     _tidy(cache_folder)
     return target
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """One process prepares a version; a second one waits and finds it done. It would else remove, as damaged, what the
+    first has just put there and is opening. The kernel frees the lock when its holder dies."""
+    descriptor = os.open(target.with_name(target.name + LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def find_prepared(bundle_folder: Path, cache_folder: Path) -> Path | None:
@@ -152,6 +169,9 @@ def _tidy(cache: Path) -> None:
     for seen in cache.glob(f"*{SEEN}"):
         if not seen.with_suffix("").is_dir():
             seen.unlink(missing_ok=True)
+    for lock in cache.glob(f"*{LOCK}"):  # an old one: it may be held while there is no copy yet
+        if not lock.with_suffix("").is_dir() and time.time() - _used(lock) > ABANDONED_SECONDS:
+            lock.unlink(missing_ok=True)
 
 
 def _used(path: Path) -> float:

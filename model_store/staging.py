@@ -25,6 +25,8 @@ from model_store.ranker_golden import QUERIES as RANKER_QUERIES
 from model_store.ranker_golden import TOLERANCES as RANKER_TOLERANCES
 from model_store.ranker_golden import GoldenRanking
 from model_store.retrieval import Want
+from model_store.text_tower import TextTower
+from model_store.text_tower_files import write_text_tower
 from model_store.verification import INDEX, ITEMS, record, regular_files
 
 Control = Callable[[HistoryBatch], Tensor]
@@ -42,6 +44,7 @@ class BundleParts:
         golden queries must fail on each of them, else the manifest says that they prove nothing of it.
     ranker: in the form that is served, its weight chosen. ranker_controls: as `controls`, for the ranker's opinions
         float32 [B, K] without a part of it.
+    text_tower: by which the item vectors were made of texts; it needs the tokenizer.
     placer: gives items that no training saw a vector by their text, in the space of the item vectors.
     adapter, ranker_adapter: folders in PEFT format, beside the encoder and beside the ranker. tokenizer: a
         tokenizer.json. base: identity of the base LM.
@@ -58,6 +61,7 @@ class BundleParts:
     ranker_adapter: Path | None = None
     fallback: QueryEncoder | None = None
     placer: ItemPlacer | None = None
+    text_tower: TextTower | None = None
     adapter: Path | None = None
     tokenizer: Path | None = None
     base: str | None = None
@@ -93,9 +97,12 @@ def write_parts(
             shutil.copytree(parts.ranker_adapter, folder / "ranker/adapter")
     if parts.placer is not None:
         parts.placer.write(folder)
+    warnings: list[str] = []
+    if parts.text_tower is not None:
+        warnings += write_text_tower(parts.text_tower, folder, item_vectors_ND=parts.item_vectors_ND)
     dtype = _dtype(encoder)
     tolerances = tolerances or TOLERANCES[dtype]
-    warnings = _write_golden(parts, folder, tolerances=tolerances)
+    warnings += _write_golden(parts, folder, tolerances=tolerances)
     ranker_golden = None
     if parts.ranker is not None:
         ranker_golden = RANKER_TOLERANCES[_dtype(parts.ranker)]
@@ -125,6 +132,8 @@ def _check(parts: BundleParts) -> None:
         raise ValueError("a bundle cannot hold a fallback encoder yet")
     if parts.placer is not None and parts.placer.dim != parts.encoder.dim:
         raise ValueError(f"the placer makes vectors of {parts.placer.dim}, not {parts.encoder.dim}")
+    if parts.text_tower is not None and (parts.text_tower.dim != parts.encoder.dim or parts.tokenizer is None):
+        raise ValueError(f"a text tower of {parts.text_tower.dim} does not fit: {parts.encoder.dim}, and a tokenizer")
     if parts.ranker is not None and parts.ranker.config.item_count != len(parts.catalog):
         raise ValueError(f"the ranker knows {parts.ranker.config.item_count} items, not {len(parts.catalog)}")
     shape = (len(parts.catalog), parts.encoder.dim)

@@ -18,6 +18,11 @@ def tokenize_blocks(tokenizer_file: Path, texts: Sequence[str], *, max_tokens: i
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    return blocks_of(tokenizer, texts, max_tokens=max_tokens)
+
+
+def blocks_of(tokenizer: Tokenizer, texts: Sequence[str], *, max_tokens: int | None = None) -> TokenBlocks:
+    """As `tokenize_blocks`, by a tokenizer that neither pads nor truncates."""
     blocks = [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
     if max_tokens is not None:
         blocks = [ids if len(ids) <= max_tokens else [*ids[: max_tokens - 1], ids[-1]] for ids in blocks]

@@ -23,6 +23,9 @@ from model_store.module_files import read_tensors
 from model_store.ranker_files import NEEDED as RANKER_NEEDED
 from model_store.ranker_files import WEIGHTS as RANKER_WEIGHTS
 from model_store.ranker_files import read_ranker_config
+from model_store.text_tower_files import CONFIG as TEXT_TOWER
+from model_store.text_tower_files import WEIGHTS as TEXT_TOWER_WEIGHTS
+from model_store.text_tower_files import read_text_tower_config
 
 MANIFEST = "manifest.json"
 MANIFEST_SHA256 = "manifest.sha256"
@@ -136,7 +139,10 @@ def verify_contents(folder: Path, manifest: Manifest) -> None:
     placer = read_placer(folder)
     if placer is not None and placer.dim != manifest.dim:
         raise BundleRefused(f"{PLACER}: the placer makes vectors of {placer.dim}, not {manifest.dim}")
-    for name in (WEIGHTS, ITEM_TOKENS, RANKER_WEIGHTS):
+    tower = read_text_tower_config(folder)
+    if tower is not None and tower.dim != manifest.dim:
+        raise BundleRefused(f"{TEXT_TOWER}: the text tower makes vectors of {tower.dim}, not {manifest.dim}")
+    for name in (WEIGHTS, ITEM_TOKENS, RANKER_WEIGHTS, TEXT_TOWER_WEIGHTS):
         if (folder / name).exists():
             for key, tensor in read_tensors(folder / name).items():
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():

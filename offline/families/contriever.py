@@ -8,6 +8,7 @@ and learns its temperature.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -118,7 +119,7 @@ class Recipe(LanguageModelRecipe):
         adapted = self.lm.with_adapters(encoder.lm)
         tower = self._tower(encoder, base, vectors, blocks=blocks, parents=parents)
         objective = self._objective(encoder, tower, self._projector(base, vectors), dataset=dataset, vectors=vectors)
-        return self._trained(
+        trained = self._trained(
             "contriever",
             objective,
             dataset,
@@ -127,6 +128,11 @@ class Recipe(LanguageModelRecipe):
             checkpoints=checkpoints,
             choose=lambda _items, _validation: {"scale": float(encoder.scale.detach())},
         )
+        if isinstance(tower, IdTower):
+            return trained
+        assert isinstance(trained.parts.encoder, LanguageModelEncoder)
+        reading = self._text_tower(tower, dataset, base, served=trained.parts.encoder)
+        return replace(trained, parts=replace(trained.parts, text_tower=reading))
 
     def _encoder(self, dataset: SequenceDataset, base: Base, blocks: TokenBlocks) -> LanguageModelEncoder:
         as_text = self.history_input == "tokens"

@@ -81,9 +81,10 @@ class Recipe(LanguageModelRecipe):
         blocks = self._item_blocks(dataset, base)
         encoder = self._encoder(dataset, base, blocks)
         adapted = self.lm.with_adapters(encoder.lm)
+        objective = self._objective(dataset, encoder, base, blocks=blocks)
         trained = self._trained(
             "llm2vec",
-            self._objective(dataset, encoder, base, blocks=blocks),
+            objective,
             dataset,
             adapted=adapted,
             base=base,
@@ -92,7 +93,11 @@ class Recipe(LanguageModelRecipe):
             before=staged.adapters,
         )
         seconds = float(str(trained.log["seconds"])) + staged.seconds
-        return replace(trained, log=trained.log | {"stages": staged.logs, "seconds": seconds})
+        assert isinstance(objective.items, FrozenTower | CachedTower)
+        assert isinstance(trained.parts.encoder, LanguageModelEncoder)
+        reading = self._text_tower(objective.items, dataset, base, served=trained.parts.encoder, causal=self.causal)
+        parts = replace(trained.parts, text_tower=reading)
+        return replace(trained, parts=parts, log=trained.log | {"stages": staged.logs, "seconds": seconds})
 
     def _stages(self, dataset: SequenceDataset, checkpoints: Path) -> Staged:
         staged = Staged.start(self.lm)

@@ -15,19 +15,22 @@ from model_store.encoders.history import HistoryBatch, QueryEncoder
 from model_store.staging import BundleParts
 from offline.evaluation.full_ranking import encoded
 from offline.evaluation.validation import Validation
+from offline.language.tower_export import with_constant
 
 
 def with_offsets(parts: BundleParts, offsets_N: Tensor) -> BundleParts:
     """The same bundle with offsets_N float32 [N] added to every score; in the coordinate that is there, if one is."""
     items_ND = parts.item_vectors_ND.clone()
+    new = float(offsets_N[int(parts.catalog.popularity.argmin())])  # of an item that nobody has chosen yet
     if isinstance(parts.encoder, AppendedEncoder):
         items_ND[:, -1] += offsets_N
-        return replace(parts, item_vectors_ND=items_ND)
+        return replace(parts, item_vectors_ND=items_ND, text_tower=with_constant(parts.text_tower, new, added=True))
     config = AppendedConfig(inner=parts.encoder.config)  # type: ignore[arg-type]  # one of the union
     return replace(
         parts,
         encoder=config.build(parts.encoder).eval(),
         item_vectors_ND=torch.cat((items_ND, offsets_N[:, None]), dim=1),
+        text_tower=with_constant(parts.text_tower, new, added=False),
         controls={name: _appended(control) for name, control in parts.controls.items()},
     )
 

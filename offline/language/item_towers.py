@@ -9,12 +9,9 @@ from torch.nn.functional import normalize
 from model_store.encoders.decoder import read_row
 from model_store.encoders.packed_attention import Packed
 from model_store.encoders.token_row import TokenBlocks
+from model_store.text_tower import item_head
 
 MOST_TARGETS = 256  # of one batch that go through the language model with gradient
-
-
-def item_head(hidden: int, dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, dim))
 
 
 class FrozenTower(nn.Module):

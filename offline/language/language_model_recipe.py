@@ -16,11 +16,14 @@ from model_store.base_models import BaseModel as Base
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.encoders.token_row import TokenBlocks
+from model_store.text_tower import TextTower, TextTowerConfig
 from model_store.token_blocks import tokenize_blocks
 from offline.evaluation.validation import Validation
 from offline.language.item_text import item_texts
+from offline.language.item_towers import CachedTower, FrozenTower
 from offline.language.language_model_export import language_model_parts
 from offline.language.language_models import LanguageModel, TextVectors, text_vectors
+from offline.language.tower_export import text_tower
 from offline.recipe import TrainedModel
 from offline.splits.sequences import SequenceDataset
 from offline.text_stages.stage_adapters import StageAdapter
@@ -77,6 +80,35 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
             max_tokens=self.max_text_tokens,
             trained_N=dataset.trained_items,
         )
+
+    def _text_tower(
+        self,
+        tower: FrozenTower | CachedTower,
+        dataset: SequenceDataset,
+        base: Base,
+        *,
+        served: LanguageModelEncoder,
+        causal: bool = True,
+    ) -> TextTower:
+        """What placed the items, as it is served. served: the encoder as exported: its language model is the adapted
+        one."""
+        frozen = isinstance(tower, FrozenTower)
+        config = TextTowerConfig(
+            lm=base.config,
+            vocabulary=1,
+            inner_dim=served.dim,
+            item_text=self.item_text,
+            max_tokens=self.max_text_tokens,
+            causal=causal,
+        )
+        texts = item_texts(dataset.items, self.item_text)
+        if not frozen:
+            read_as = config.model_copy(update={"before": " ", "after": "\n", "empty": ""})
+            return text_tower(base, served.lm, tower.head, settings=self.lm, texts=texts, config=read_as)
+        whole = self.lm.open(all_layers=True)
+        config = config.model_copy(update={"lm": whole.config, "centred": True, "causal": True})
+        centre_H = self._text_vectors(dataset).centre_H
+        return text_tower(whole, whole.lm, tower.head, settings=self.lm, texts=texts, config=config, centre_H=centre_H)
 
     def _windows(
         self, dataset: SequenceDataset, objective: ReadOutNextItem

@@ -116,11 +116,13 @@ def save_adapter(adapted: PeftModel, folder: Path) -> Path:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextVectors:
-    """unit_NH: float32 [N, H], centred over the trained items and of unit length. groups_N: trained items with the same
-    number have the same text or a cosine above .99; a softmax must not call one the other's negative."""
+    """unit_NH: float32 [N, H], less centre_H, the mean over the trained items, and of unit length. groups_N: trained
+    items with the same number have the same text or a cosine above .99; a softmax must not call one the other's
+    negative."""
 
     unit_NH: Tensor
     groups_N: Tensor
+    centre_H: Tensor
 
 
 def text_vectors(
@@ -149,10 +151,11 @@ def text_vectors(
             fresh.rename(file)
     raw_NH = load_file(str(file))["raw"]
     trained = torch.from_numpy(trained_N).nonzero().flatten()
-    unit_NH = normalize(raw_NH - raw_NH[trained].mean(0), dim=-1)
+    centre_H = raw_NH[trained].mean(0)
+    unit_NH = normalize(raw_NH - centre_H, dim=-1)
     groups_N = torch.arange(len(texts))
     groups_N[trained] = trained[same_text_groups(unit_NH[trained], [texts[row] for row in trained.tolist()])]
-    return TextVectors(unit_NH, groups_N)
+    return TextVectors(unit_NH, groups_N, centre_H)
 
 
 def same_text_groups(unit_NH: Tensor, texts: list[str], *, chunk: int = 1024) -> Tensor:

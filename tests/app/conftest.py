@@ -144,6 +144,16 @@ def published() -> Publish:
     return publish
 
 
+@pytest.fixture(scope="session")
+def parts_of() -> Callable[..., BundleParts]:
+    return make_parts
+
+
+@pytest.fixture(scope="session", name="publish_parts")
+def publish_parts_fixture() -> Callable[[ModelStore, BundleParts], str]:
+    return publish_parts
+
+
 @dataclass(frozen=True)
 class Pair:
     """A store where `beta` is live and `alpha` was before; their items have no id in common."""

@@ -43,8 +43,8 @@ def whole() -> Routing:
 def test_whatever_is_loaded_answers_who_names_it() -> None:
     routing = whole()
     for label in ("live", "previous", "canary", "shadow"):
-        assert routing.route("u", label) == Served(getattr(routing, label).bundle, label)
-    assert routing.route(None, "kept too") == Served(routing.others[1].bundle, "loaded")
+        assert routing.route("u", label) == Served(getattr(routing, label).serving, label)
+    assert routing.route(None, "kept too") == Served(routing.others[1].serving, "loaded")
     assert routing.route("u", "gone") is None
     assert len(routing.loaded()) == 6
     twice = dataclasses.replace(routing, canary=routing.previous)

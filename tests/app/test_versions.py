@@ -356,9 +356,10 @@ def test_items_are_prepared_before_a_version_answers(pair: Pair) -> None:
     seen: list[tuple[str, bool]] = []
 
     async def story(scene: Scene) -> None:
-        async def prepare_items(bundle: Bundle) -> None:
+        async def prepare_items(bundle: Bundle) -> Overlay:
             answers = scene.versions.serving is not None and scene.versions.serving.find(bundle.version) is not None
             seen.append((bundle.version, answers))
+            return Overlay()
 
         scene.versions._loads._prepare_items = prepare_items
         await scene.until(scene.serves(pair.beta, pair.alpha))

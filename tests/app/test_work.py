@@ -3,10 +3,9 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import pytest
 import torch
 
-from app.work import Recommendation, Similar, nearest
+from app.work import Recommendation
 from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
 from model_store.ranker import Ranker
@@ -67,17 +66,3 @@ def test_what_a_ranker_reads_is_counted_for_each_request_that_asks_for_it(beta: 
 def test_only_the_window_makes_histories_equal(beta: Bundle) -> None:
     one, other = [1] * 9 + list(range(12)), [2] * 9 + list(range(12))
     assert Recommendation.of(beta, one, Want(1)).key == Recommendation.of(beta, other, Want(1)).key
-
-
-@pytest.mark.parametrize("row", [0, 17, 59])
-def test_similar_is_the_exact_cosine_without_the_item_itself(beta: Bundle, row: int) -> None:
-    vectors_ND = beta.index.vectors_ND.astype(np.float64)
-    unit_ND = vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    cosine_N = unit_ND @ unit_ND[row]
-    order = [int(other) for other in np.lexsort((np.arange(len(cosine_N)), -cosine_N)) if other != row]
-    found = Similar.run(beta, [Similar.of(beta, row, 7)])[0]
-    assert found.rows.tolist() == order[:7]
-    np.testing.assert_allclose(found.scores, cosine_N[order[:7]])
-    everything = nearest(beta, row, 1000)
-    assert everything.rows.tolist() == order
-    assert everything.exhausted

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,8 @@ from model_store.store import ModelStore
 def test_the_copy_answers_like_the_bundle(bundle_folder: Path, tmp_path: Path) -> None:
     prepared = prepare(bundle_folder, tmp_path / "cache")
     assert prepared.name == hashlib.sha256((bundle_folder / "manifest.json").read_bytes()).hexdigest()
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == {prepared.name, f"{prepared.name}.seen"}
+    beside = {f"{prepared.name}.seen", f"{prepared.name}.lock"}
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {prepared.name, *beside}
     histories = HistoryBatch.of([[1, 2, 3]])
     vectors_BD = Bundle.open(prepared).encode(histories).vectors_BD
     assert torch.equal(vectors_BD, Bundle.load(bundle_folder).encode(histories).vectors_BD)
@@ -121,10 +124,12 @@ def test_a_bundle_that_changes_while_it_is_read(
     monkeypatch.setattr(preparing, "_copied", meddling)
     with pytest.raises(BundleRefused, match=r"weights\.safetensors does not have the checksum"):
         prepare(bundle_folder, tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
 
 
 def test_another_process_may_be_quicker(bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a file system whose locks do nothing."""
+    monkeypatch.setattr(preparing, "_alone", lambda _: contextlib.nullcontext())
     original = preparing._put
 
     def late(copy: Path, target: Path) -> None:
@@ -149,7 +154,8 @@ def test_the_cache_does_not_grow_for_ever(store: ModelStore, publish: Callable[.
     (cache / ".preparing-new").mkdir()
     prepared.append(prepare(store.folder(publish()), cache))
     kept = {path.name for path in prepared[2:]}
-    assert {path.name for path in cache.iterdir()} == {*kept, *[f"{name}.seen" for name in kept], ".preparing-new"}
+    there = {path.name for path in cache.iterdir() if path.suffix != ".lock"}
+    assert there == {*kept, *[f"{name}.seen" for name in kept], ".preparing-new"}
 
 
 def test_the_child_process(bundle_folder: Path, tmp_path: Path) -> None:
@@ -171,3 +177,20 @@ def test_a_cache_that_cannot_be_made(bundle_folder: Path, tmp_path: Path, capsys
     (tmp_path / "file").write_text("")
     assert preparing.main([str(bundle_folder), str(tmp_path / "file")]) == 1
     assert "file" in json.loads(capsys.readouterr().out)["reason"]
+
+
+def test_two_that_prepare_at_once_make_one_copy(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two replicas on one host hear of a version in the same second: neither may replace what the other opens."""
+    original, copies = preparing._copy, []
+
+    def slow(source: Path, copy: Path) -> None:
+        copies.append(copy)
+        time.sleep(0.1)
+        original(source, copy)
+
+    monkeypatch.setattr(preparing, "_copy", slow)
+    with ThreadPoolExecutor(3) as threads:
+        prepared = set(threads.map(lambda _: prepare(bundle_folder, tmp_path / "cache"), range(3)))
+    assert (len(prepared), len(copies)) == (1, 1)

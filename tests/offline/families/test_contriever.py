@@ -13,6 +13,8 @@ from model_store.encoders.history import AllPositions, Growing
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.staging import BundleParts
 from offline.families import contriever
+from offline.finishing.score_offsets import with_offsets
+from offline.language.item_text import item_texts
 from offline.language.item_towers import IdTower
 from offline.splits.sequences import SequenceDataset
 from offline.training.read_out_objective import ReadOutNextItem
@@ -118,3 +120,38 @@ def test_what_gives_one_vector_per_history_learns_from_cuts(
 def test_impossible_pairs_are_refused_with_both_keys(tiny_base: Path, changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ValidationError, match=named):
         _recipe(tiny_base, **changes)
+
+
+@pytest.mark.parametrize("item_training", ["frozen", "cached", "in_batch"])
+def test_the_text_tower_puts_items_where_training_did(
+    dataset: SequenceDataset, tmp_path: Path, tiny_base: Path, open_bundle: OpenBundle, item_training: str
+) -> None:
+    """So a new item, or a text to search with, is placed as if it had been there from the start."""
+    recipe = _recipe(tiny_base, item_training=item_training, item_text="{title}")
+    parts = recipe.train(dataset, tmp_path, {}).parts
+    assert parts.text_tower is not None
+    texts = item_texts(dataset.items, recipe.item_text)
+    torch.testing.assert_close(parts.text_tower.encode_texts(texts), parts.item_vectors_ND, atol=1e-4, rtol=1e-4)
+    bundle = open_bundle(parts)
+    assert bundle.text_tower is not None
+    assert not bundle.manifest.warnings
+    torch.testing.assert_close(
+        bundle.text_tower.encode_texts(texts[:3]), parts.item_vectors_ND[:3], atol=1e-4, rtol=1e-4
+    )
+    assert len(bundle.text_tower.encode_texts(["", "never seen"])) == 2
+
+
+def test_an_offset_is_part_of_where_a_text_is_put(
+    dataset: SequenceDataset, tmp_path: Path, tiny_base: Path, open_bundle: OpenBundle
+) -> None:
+    parts = _recipe(tiny_base).train(dataset, tmp_path, {}).parts
+    offsets_N = -torch.arange(len(dataset.catalog)).float()
+    parts = with_offsets(with_offsets(parts, offsets_N), offsets_N)
+    assert parts.text_tower is not None
+    (vector_D,) = open_bundle(parts).text_tower.encode_texts(["a"])  # type: ignore[union-attr]
+    assert float(vector_D[-1]) == 2 * float(offsets_N[int(dataset.catalog.popularity.argmin())])
+
+
+def test_an_id_tower_reads_no_text(dataset: SequenceDataset, start: Bundle, tmp_path: Path, tiny_base: Path) -> None:
+    recipe = _recipe(tiny_base, item_tower="id", items_from="v")
+    assert recipe.train(dataset, tmp_path, {"items_from": start}).parts.text_tower is None
