@@ -20,7 +20,7 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from tests.app.conftest import Running
 
-SECONDS = 0.6
+SECONDS = 1.5
 CONNECTIONS = 12
 HEAD = b"POST /v1/recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
