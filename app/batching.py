@@ -79,6 +79,11 @@ class Batcher:
             return
         self.broken = reason
         _log.critical("no inference any more: %s", reason, extra={"stack": self._stack()})
+        self.abandon(reason)
+
+    def abandon(self, reason: str) -> None:
+        """Answers everything that waits, what is being computed included, and lets nothing in any more."""
+        self._closing = True
         self._refuse([*self._queue.in_hand, *self._queue.close(), *self._take_arrived()], reason)
 
     @property

@@ -18,6 +18,7 @@ from app.errors import Problem
 from app.kept import keep
 from app.loading import Loader, LoadFailed
 from app.metrics import Metrics
+from app.overlay import Overlay
 from app.targets import Keeping
 from app.versions import Versions
 from model_store.bundle import Bundle
