@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Fallback = Literal["popular"]
-FallbackReason = Literal["new_user", "empty_history", "unknown_items", "history_unavailable", "swapping"]
+Fallback = Literal["popular", "light"]
+FallbackReason = Literal["new_user", "empty_history", "unknown_items", "history_unavailable", "overloaded", "swapping"]
 AnsweredAs = Literal["live", "previous", "canary", "shadow", "loaded"]
 
 

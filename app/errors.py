@@ -41,6 +41,7 @@ STATUS = {
     "client-gone": 499,
     "internal": 500,
     "not-ready": 503,
+    "deadline": 504,
 }
 
 
@@ -83,6 +84,10 @@ def overloaded(wait_s: float) -> Problem:
     """wait_s: how long what waits now will take."""
     wait = str(min(60, max(1, math.ceil(wait_s))))
     return Problem("overloaded", f"too much is waiting; try again in {wait} s", {"Retry-After": wait})
+
+
+def deadline_passed() -> Problem:
+    return Problem("deadline", "not answered within timeout_ms")
 
 
 def _reason(pointer: str, reason: str) -> dict[str, str]:

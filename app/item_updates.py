@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -181,7 +182,8 @@ class ItemUpdates:
         if own is not None:
             return own
         try:
-            return (await self._batcher.submit(TextEncoding.of(bundle, text_of(bundle, record)))).result
+            text = TextEncoding.of(bundle, text_of(bundle, record))
+            return (await self._batcher.submit(text, deadline=math.inf)).result  # however many items wait with it
         except Problem as problem:
             return problem
         except Exception as error:  # whatever a model raises over one text must not hold up the others

@@ -19,8 +19,10 @@ import torch
 
 from app.batching import Batcher
 from app.collector import collector_paused
+from app.light import Light
 from app.memory import shortage
 from app.metrics import Metrics
+from app.serving import Serving
 from app.work import Recommendation
 from model_store.bundle import Bundle
 from model_store.encoder_files import build_empty
@@ -172,9 +174,20 @@ class Loader:
                 started = time.perf_counter()
                 _run(bundle, longest, copies)
                 pace.observe(copies * longest.tokens, time.perf_counter() - started)
+            self._warm_light(bundle)
         except Exception as error:  # as above
             _log.exception("a version could not be warmed")
             raise LoadFailed(f"a trial batch failed: {error}") from error
+
+    def _warm_light(self, bundle: Bundle) -> None:
+        light = Light.of(Serving.of(bundle), _rows(bundle, bundle.manifest.max_history), Want(10))
+        if light is None:
+            return
+        Light.run(bundle, [light])
+        for copies in (1, 16, 1):
+            started = time.perf_counter()
+            Light.run(bundle, [light] * copies)
+            self._batcher.pace(bundle.version, Light).observe(copies * light.tokens, time.perf_counter() - started)
 
 
 def _run(bundle: Bundle, entry: Recommendation, copies: int) -> None:

@@ -65,7 +65,10 @@ class Metrics:
         self.encoded = self._counter("encoded_histories", "Histories encoded (equal ones of a batch count once)", ())
         self.rejects = self._counter("rejects", "Requests refused", ("reason",))
         self.dropped = self._counter("dropped_entries", "Entries dropped before compute: their client had gone", ())
-        self.fallbacks = self._counter("fallbacks", "Answers with popular items", ("reason",))
+        self.expired = self._counter("expired_entries", "Entries dropped before compute: their deadline had passed", ())
+        self.fallbacks = self._counter(
+            "fallbacks", "Answers with popular items, or (overloaded) by the light encoder", ("reason",)
+        )
         self.failed_batches = self._counter("failed_batches", "Batches that raised and ran one by one", ())
         self.thread_restarts = self._counter("inference_thread_restarts", "Restarts of the inference thread", ())
         self.swaps = self._counter("swaps", "Loads of a version by outcome", ("outcome",))

@@ -12,6 +12,7 @@ import torch
 from app.batching import Batcher
 from app.embedded_valkey import EmbeddedValkey
 from app.feedback import Feedback
+from app.hang_watch import HangWatch
 from app.item_changes import ItemChanges
 from app.item_log import ItemLog
 from app.item_updates import ItemUpdates
@@ -40,9 +41,11 @@ async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitSta
         max_batch_tokens=settings.max_batch_tokens,
         max_batch_seconds=settings.max_batch_ms / 1000,
         queue_tokens=settings.queue_tokens,
+        hang_seconds=settings.hang_seconds,
     )
     batcher.start()
     stack.push_async_callback(batcher.close)
+    stack.callback(asyncio.create_task(HangWatch(batcher).follow(), name="watch-for-hangs").cancel)
     loader = Loader(
         settings.data / "prepared",
         batcher,

@@ -15,8 +15,10 @@ class Pace:
 
     def __init__(self) -> None:
         self._per_token: dict[int, float] = {}
+        self.observed = 0  # batches; of the first ones, a part of the time is what a first batch pays for alone
 
     def observe(self, tokens: int, seconds: float) -> None:
+        self.observed += 1
         size, newest = tokens.bit_length(), seconds / tokens
         known = self._per_token.get(size, newest)
         self._per_token[size] = known + _NEWEST * (newest - known)
@@ -35,3 +37,10 @@ class Pace:
         while tokens * 2 <= most and self.seconds(tokens * 2) <= seconds:
             tokens *= 2
         return tokens
+
+    def seconds_in_batches(self, tokens: int, longest: float, most: int) -> float:
+        """Estimated seconds of so many tokens that wait: in batches as large as `budget` lets them be."""
+        if not tokens:
+            return 0.0
+        size = min(tokens, self.budget(longest, most))
+        return self.seconds(size) * tokens / size

@@ -10,9 +10,10 @@ from functools import partial
 
 import numpy as np
 
-from app.answers import FallbackReason, ItemOut, RecommendAnswer, Timings
+from app.answers import Fallback, FallbackReason, ItemOut, RecommendAnswer, Timings
 from app.batching import Batcher
 from app.errors import Problem, not_ready
+from app.light import Light
 from app.metrics import Metrics
 from app.request_ids import request_id
 from app.routing import Routing, Served
@@ -20,7 +21,7 @@ from app.schemas import RecommendRequest
 from app.serving import Serving
 from app.shadow import Shadow, ShadowRecommendation
 from app.user_history import HistoriesUnavailable, UserHistories
-from app.work import Recommendation
+from app.work import Found, Recommendation, Work
 from model_store.errors import UnknownVersion
 from model_store.retrieval import Candidates, Rows, Want
 from model_store.store import ModelStore
@@ -53,29 +54,36 @@ class Recommender:
 
     async def recommend(self, ask: RecommendRequest, routing: Routing) -> RecommendAnswer:
         """One bundle from the first step to the last. Problem when the request cannot be answered."""
-        started = time.perf_counter()
+        started, deadline = time.perf_counter(), time.monotonic() + ask.timeout_ms / 1000
         served = routing.route(ask.user_id, ask.version) or await self._not_loaded(ask.version)
         bundle = served.bundle
         history = await self._history(ask, served.serving)
         if served.swapping:
             history = replace(history, reason="swapping")
         want, unknown = _want(ask, served.serving, history)
-        if history.reason is not None:
-            if ask.strict and history.reason == "swapping":
+        fallback: Fallback | None = None
+        reason = history.reason
+        if reason is not None:
+            if ask.strict and reason == "swapping":
                 raise not_ready("a version is being swapped", retry_after_s=5)
             if ask.strict:
-                raise Problem("no-usable-history", f"there is no history to go by: {history.reason}")
-            self._metrics.fallbacks.labels(history.reason).inc()
+                raise Problem("no-usable-history", f"there is no history to go by: {reason}")
+            fallback = "popular"
             found, timings = served.serving.popular([want])[0], Timings(total=_ms(time.perf_counter() - started))
         else:
-            done = await self._batcher.submit(Recommendation.of(bundle, history.rows, want, serving=served.serving))
+            work = self._affordable(served.serving, history.rows, want, deadline=deadline)
+            done = await self._batcher.submit(work, deadline=deadline)
+            if isinstance(work, Light):
+                fallback, reason = "light", "overloaded"
             found, seconds = done.result.candidates, done.result.seconds
             self._observe(served, done.queue_seconds, seconds.encode, seconds.search, seconds.rank)
             stages = (done.queue_seconds, seconds.encode, seconds.search, seconds.rank, time.perf_counter() - started)
             timings = Timings(*map(_ms, stages))
+        if reason is not None:
+            self._metrics.fallbacks.labels(reason).inc()
         self._metrics.stages(served.version, served.label).impressions.inc()
         items = items_out(served.serving, found)
-        if routing.shadow is not None and served.label == "live" and history.reason is None:
+        if routing.shadow is not None and served.label == "live" and reason is None:
             copy = partial(self._as_shadow, ask, routing.shadow.serving)
             self._shadow.offer(routing.shadow, [item.item_id for item in items], copy)
         return RecommendAnswer(
@@ -85,8 +93,8 @@ class Recommender:
             family=bundle.manifest.family,
             items=items,
             unknown_items=unknown,
-            fallback="popular" if history.reason else None,
-            fallback_reason=history.reason,
+            fallback=fallback,
+            fallback_reason=reason,
             exhausted=found.exhausted,
             timings_ms=timings,
         )
@@ -99,6 +107,15 @@ class Recommender:
         want, _ = _want(ask, serving, history)
         done = await self._batcher.submit(ShadowRecommendation.of(serving.bundle, history.rows, want, serving=serving))
         return serving.ids(done.result.candidates.rows)
+
+    def _affordable(self, serving: Serving, rows: list[int], want: Want, *, deadline: float) -> Work[Found]:
+        """The whole answer; where it could not be in time, a light one, if the bundle has one that could."""
+        whole = Recommendation.of(serving.bundle, rows, want, serving=serving)
+        refusal = self._batcher.refusal(whole, deadline=deadline)
+        if refusal is None or refusal.name != "overloaded":
+            return whole
+        light = Light.of(serving, rows, want)
+        return whole if light is None or self._batcher.refusal(light, deadline=deadline) else light
 
     async def _not_loaded(self, version: str | None) -> Served:
         assert version is not None, "a routing always has a live version"

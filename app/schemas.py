@@ -65,7 +65,8 @@ class RecommendRequest(_Request):
     """`history` present (even []) is the history, oldest first, whole; the stored one of `user_id` then only excludes.
 
     allow_ids: [] = nothing is allowed; absent = no limit. categories: any of them. Deny beats allow.
-    explain, timeout_ms: accepted and checked, without effect yet.
+    timeout_ms: for how long an answer is of use. What could not be in time is answered by something lighter, or refused
+    at once; what is let in and not answered by then gets 504. explain: accepted and checked, without effect yet.
     """
 
     user_id: Id | None = None

@@ -64,5 +64,5 @@ class Service:
         if self.draining:
             return "the service is going away"
         if not self.batcher.alive:
-            return "the inference thread is being restarted"
+            return self.batcher.broken or "the inference thread is being restarted"
         return None if self.versions.serving is not None else self.versions.why_not_ready()

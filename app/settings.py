@@ -58,7 +58,8 @@ class Settings(BaseModel):
     redis_url: of the histories; unset = a server that the service runs itself; none = no histories.
     threads: of the inference thread's matrix products. max_batch_ms: the longest that one batch of several may take.
     items_added: items that may be put or removed between two trainings.
-    queue_tokens: what may wait before 429.
+    queue_tokens: what may wait before 429. hang_seconds: a batch that takes longer, and four times its estimate, hangs:
+    the process ends.
     keep_previous: in memory, so that a rollback is instant. swap: resource-preserving = the old version is unloaded
     before the next one is loaded, popular items meanwhile, and a rollback is a load: for a card that holds only one.
     models_kept: versions that operators may keep in memory under no label. memory_margin: a version is refused unless
@@ -86,6 +87,7 @@ class Settings(BaseModel):
     max_batch_tokens: Count = 8192
     max_batch_ms: Seconds = 150.0
     queue_tokens: Count = 32768
+    hang_seconds: Seconds = 1.0
     body_bytes: Count = 2**20
     head_bytes: Annotated[int, Field(ge=1024)] = 2**15
     url_bytes: Annotated[int, Field(ge=256)] = 2**13

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import torch
 
@@ -20,7 +20,7 @@ ResultT = TypeVar("ResultT")
 
 
 class Urgency(IntEnum):
-    """The classes of the queue, most urgent first. LIGHT and SHADOW have no work in this version."""
+    """The classes of the queue, most urgent first."""
 
     LIGHT = 0
     ANSWER = 1
@@ -99,7 +99,7 @@ class Recommendation(Work[Found]):
         encoded = time.perf_counter()
         alike = len(places) == len(entries)
         vectors_BD = vectors_UD if alike else vectors_UD[place_of]
-        groups = _by_serving(entries)
+        groups = by_serving(entries)
         found = [(group, group.serving.search(vectors_BD[group.places], group.wants)) for group in groups]
         searched = time.perf_counter()
         ranked: dict[int, Candidates] = {}
@@ -119,7 +119,14 @@ class _Group:
     wants: list[Want]
 
 
-def _by_serving(entries: Sequence[Recommendation]) -> list[_Group]:
+class OfServing(Protocol):
+    @property
+    def serving(self) -> Serving: ...
+    @property
+    def want(self) -> Want: ...
+
+
+def by_serving(entries: Sequence[OfServing]) -> list[_Group]:
     groups: dict[int, _Group] = {}
     for b, entry in enumerate(entries):
         key = 0 if entry.serving.overlay.changes_nothing else id(entry.serving)

@@ -14,6 +14,7 @@ import torch
 from model_store.catalog import ItemCatalog
 from model_store.encoder_files import read_encoder
 from model_store.encoders.history import Encoded, Growing, HistoryBatch, QueryEncoder, UserState
+from model_store.fallback_files import read_fallback, replay_fallback
 from model_store.golden import GoldenQueries
 from model_store.index_memory import Floats
 from model_store.item_index import ItemIndex
@@ -34,7 +35,8 @@ class Bundle:
 
     Histories are given whole; the bundle cuts them to the encoder's window, the same way offline and online.
     placer: an `ItemTextEncoder` for items that the encoder knows by ID alone, where the bundle has one. text_tower:
-    one by which all items stand where they are.
+    one by which all items stand where they are. fallback: a light encoder in the same item space, for when there is no
+    time for `encoder`.
     """
 
     manifest: Manifest
@@ -44,6 +46,7 @@ class Bundle:
     ranker: Ranker | None = None
     placer: ItemPlacer | None = None
     text_tower: TextTower | None = None
+    fallback: QueryEncoder | None = None
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Bundle:
@@ -65,11 +68,14 @@ class Bundle:
             ranker := read_ranker(folder, device=device),
             read_placer(folder),
             read_text_tower(folder, device=device),
+            fallback := read_fallback(folder, device=device),
         )
         GoldenQueries.read(folder).replay(bundle.encoder, bundle.index, tolerances=manifest.golden)
         if ranker is not None:
             assert manifest.ranker_golden is not None  # verify_contents has looked
             GoldenRanking.read(folder).replay(ranker, tolerances=manifest.ranker_golden)
+        if fallback is not None:
+            replay_fallback(fallback, bundle.index, folder)
         return bundle
 
     @property
@@ -99,6 +105,15 @@ class Bundle:
             new.append(history[known:] if fits else history)
         grown = self.encoder.extend(usable, HistoryBatch.of(new))
         return Encoded(grown.vectors_BD.float().cpu(), grown.states)
+
+    @torch.inference_mode()
+    def encode_light(self, histories: HistoryBatch) -> torch.Tensor:
+        """As `encode`, by the light encoder where there is one: float32 [B, D], matched with the same items."""
+        if self.fallback is None:
+            return self.encode(histories).vectors_BD
+        windowed = histories.windowed(self.fallback.max_history, self.fallback.jump)
+        vectors_BD: torch.Tensor = self.fallback(windowed)
+        return vectors_BD.float().cpu()
 
     def search(self, vectors_BD: Floats | torch.Tensor, wants: Sequence[Want]) -> list[Candidates]:
         """The exact top max(k, the ranker's depth) under each want's filters."""

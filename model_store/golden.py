@@ -69,19 +69,21 @@ class GoldenQueries:
         return cls(histories, vectors_QD, rows_QK, scores_QK)
 
     @classmethod
-    def read(cls, folder: Path) -> GoldenQueries:
-        return read_recorded(cls, folder, FILE)
+    def read(cls, folder: Path, name: str = FILE) -> GoldenQueries:
+        return read_recorded(cls, folder, name)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, name: str = FILE) -> None:
         tensors = {name: getattr(self, name).contiguous() for name in ("vectors_QD", "rows_QK", "scores_QK")}
-        write_recorded(self.histories, tensors, folder / FILE)
+        write_recorded(self.histories, tensors, folder / name)
 
-    def replay(self, encoder: QueryEncoder, index: ItemIndex, *, tolerances: GoldenTolerances) -> None:
+    def replay(
+        self, encoder: QueryEncoder, index: ItemIndex, *, tolerances: GoldenTolerances, name: str = FILE
+    ) -> None:
         """BundleRefused unless every encode path gives the recorded vectors and items, within tolerance."""
         with torch.inference_mode():
             for path, vectors_QD in encode_paths(encoder, self.histories):
                 if reason := self.mismatch(vectors_QD, index, tolerances=tolerances):
-                    raise BundleRefused(f"{FILE}: {path}: {reason}")
+                    raise BundleRefused(f"{name}: {path}: {reason}")
 
     def mismatch(self, vectors_QD: Tensor, index: ItemIndex, *, tolerances: GoldenTolerances) -> str | None:
         """Why these vectors are not the golden ones; None when they are."""

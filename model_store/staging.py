@@ -15,6 +15,7 @@ from model_store.adapter import check_adapter
 from model_store.catalog import ItemCatalog
 from model_store.encoder_files import read_encoder, write_encoder
 from model_store.encoders.history import HistoryBatch, QueryEncoder
+from model_store.fallback_files import check_fallback, write_fallback
 from model_store.golden import TOLERANCES, GoldenQueries, choose
 from model_store.item_index import ItemIndex
 from model_store.item_placer import ItemPlacer
@@ -46,6 +47,7 @@ class BundleParts:
         float32 [B, K] without a part of it.
     text_tower: by which the item vectors were made of texts; it needs the tokenizer.
     placer: gives items that no training saw a vector by their text, in the space of the item vectors.
+    fallback: a light encoder whose query vectors are matched with the same item vectors.
     adapter, ranker_adapter: folders in PEFT format, beside the encoder and beside the ranker. tokenizer: a
         tokenizer.json. base: identity of the base LM.
     """
@@ -100,6 +102,8 @@ def write_parts(
     warnings: list[str] = []
     if parts.text_tower is not None:
         warnings += write_text_tower(parts.text_tower, folder, item_vectors_ND=parts.item_vectors_ND)
+    if parts.fallback is not None:
+        write_fallback(parts.fallback, parts.golden_histories, folder, index=ItemIndex.read(folder / INDEX))
     dtype = _dtype(encoder)
     tolerances = tolerances or TOLERANCES[dtype]
     warnings += _write_golden(parts, folder, tolerances=tolerances)
@@ -129,7 +133,7 @@ def write_parts(
 
 def _check(parts: BundleParts) -> None:
     if parts.fallback is not None:
-        raise ValueError("a bundle cannot hold a fallback encoder yet")
+        check_fallback(parts.fallback, items=len(parts.catalog), dim=parts.encoder.dim)
     if parts.placer is not None and parts.placer.dim != parts.encoder.dim:
         raise ValueError(f"the placer makes vectors of {parts.placer.dim}, not {parts.encoder.dim}")
     if parts.text_tower is not None and (parts.text_tower.dim != parts.encoder.dim or parts.tokenizer is None):
@@ -143,7 +147,11 @@ def _check(parts: BundleParts) -> None:
         raise ValueError(f"item vectors are {parts.item_vectors_ND.dtype}, not float32")
     if len(parts.golden_histories) == 0 or int(parts.golden_histories.lengths.min()) == 0:
         raise ValueError("golden histories are needed, and none may be empty")
-    for part, module in (("encoder", parts.encoder), ("ranker", parts.ranker)):
+    for part, module in (
+        ("encoder", parts.encoder),
+        ("ranker", parts.ranker),
+        ("fallback", parts.fallback),
+    ):
         for name, tensor in ({} if module is None else module.state_dict()).items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 raise ValueError(f"{part}: {name} is not finite")

@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from model_store.catalog import ItemCatalog
 from model_store.encoder_files import ITEM_TOKENS, WEIGHTS, read_encoder_config
 from model_store.errors import BundleRefused
+from model_store.fallback_files import WEIGHTS as FALLBACK_WEIGHTS
+from model_store.fallback_files import verify_fallback
 from model_store.item_index import ItemIndex
 from model_store.item_placer import CONFIG as PLACER
 from model_store.item_placer import read_placer
@@ -136,13 +138,14 @@ def verify_contents(folder: Path, manifest: Manifest) -> None:
     if not torch.isfinite(torch.from_numpy(index.vectors_ND)).all():
         raise BundleRefused(f"{INDEX}: an item vector is not finite")
     _verify_ranker(folder, manifest)
+    verify_fallback(folder, items=manifest.items, dim=manifest.dim)
     placer = read_placer(folder)
     if placer is not None and placer.dim != manifest.dim:
         raise BundleRefused(f"{PLACER}: the placer makes vectors of {placer.dim}, not {manifest.dim}")
     tower = read_text_tower_config(folder)
     if tower is not None and tower.dim != manifest.dim:
         raise BundleRefused(f"{TEXT_TOWER}: the text tower makes vectors of {tower.dim}, not {manifest.dim}")
-    for name in (WEIGHTS, ITEM_TOKENS, RANKER_WEIGHTS, TEXT_TOWER_WEIGHTS):
+    for name in (WEIGHTS, ITEM_TOKENS, RANKER_WEIGHTS, TEXT_TOWER_WEIGHTS, FALLBACK_WEIGHTS):
         if (folder / name).exists():
             for key, tensor in read_tensors(folder / name).items():
                 if tensor.is_floating_point() and not torch.isfinite(tensor).all():

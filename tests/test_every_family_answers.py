@@ -88,6 +88,8 @@ def test_every_version_answers_all_that_may_be_asked(
     kinds = {store.manifest(version).encoder.kind for version in versions.values()}
     assert kinds >= {"sequence", "language_model", "weighted_sum", "fused", "appended"}
     assert (tmp_path / "store" / versions["placed"] / "placer").exists()
+    with_light = {name for name in versions if (tmp_path / "store" / versions[name] / "fallback").exists()}
+    assert with_light == {"e4srec", "ilora"}, "those whose items are a SASRec's"
 
 
 def _asked(service: Running, version: str, family: str, *, has_ranker: bool) -> None:

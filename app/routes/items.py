@@ -49,7 +49,7 @@ async def lookup_items(request: Request) -> Response:
 
 
 @router.post(
-    "/items/similar", response_model=SimilarAnswer, responses=problems(404, 429, 503, body=True),
+    "/items/similar", response_model=SimilarAnswer, responses=problems(404, 429, 503, 504, body=True),
     openapi_extra=takes(SimilarRequest),
 )  # fmt: skip
 async def similar_items(request: Request) -> Response:
@@ -65,7 +65,7 @@ async def similar_items(request: Request) -> Response:
 
 
 @router.post(
-    "/search", response_model=TextSearchAnswer, responses=problems(409, 429, 503, body=True),
+    "/search", response_model=TextSearchAnswer, responses=problems(409, 429, 503, 504, body=True),
     openapi_extra=takes(SearchRequest),
 )  # fmt: skip
 async def search_by_meaning(request: Request) -> Response:

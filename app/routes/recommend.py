@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1", tags=["recommend"], dependencies=[Depends(keys.
 @router.post(
     "/recommend",
     response_model=RecommendAnswer,
-    responses=problems(404, 409, 429, 503, body=True),
+    responses=problems(404, 409, 429, 500, 503, 504, body=True),
     openapi_extra=takes(RecommendRequest),
 )
 async def recommend(request: Request) -> Response:

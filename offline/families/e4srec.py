@@ -130,6 +130,7 @@ class Recipe(LanguageModelRecipe):
             base=base,
             checkpoints=checkpoints,
             choose=partial(choose_beta, encoder) if self.residual else None,
+            items_of=start,
         )
 
     def _encoder(self, dataset: SequenceDataset, base: Base, start: Bundle) -> AllPositionsLanguageModelEncoder:

@@ -130,7 +130,14 @@ class Recipe(LanguageModelRecipe):
             return log | ({"scale": float(encoder.scale.detach())} if self.space == "common" else {})
 
         return self._trained(
-            "ilora", objective, dataset, adapted=None, base=base, checkpoints=checkpoints, choose=choose
+            "ilora",
+            objective,
+            dataset,
+            adapted=None,
+            base=base,
+            checkpoints=checkpoints,
+            choose=choose,
+            items_of=start,
         )
 
     def _exported(self, encoder: LanguageModelEncoder) -> PeftModel | None:

@@ -26,9 +26,11 @@ def with_offsets(parts: BundleParts, offsets_N: Tensor) -> BundleParts:
         items_ND[:, -1] += offsets_N
         return replace(parts, item_vectors_ND=items_ND, text_tower=with_constant(parts.text_tower, new, added=True))
     config = AppendedConfig(inner=parts.encoder.config)  # type: ignore[arg-type]  # one of the union
+    light = parts.fallback
     return replace(
         parts,
         encoder=config.build(parts.encoder).eval(),
+        fallback=light and AppendedConfig(inner=light.config).build(light).eval(),  # type: ignore[arg-type]  # as above
         item_vectors_ND=torch.cat((items_ND, offsets_N[:, None]), dim=1),
         text_tower=with_constant(parts.text_tower, new, added=False),
         controls={name: _appended(control) for name, control in parts.controls.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 import offline.recipe
 from model_store.base_models import BaseModel as Base
+from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.encoders.token_row import TokenBlocks
@@ -23,6 +25,7 @@ from offline.language.item_text import item_texts
 from offline.language.item_towers import CachedTower, FrozenTower
 from offline.language.language_model_export import language_model_parts
 from offline.language.language_models import LanguageModel, TextVectors, text_vectors
+from offline.language.light_fallback import light_fallback
 from offline.language.tower_export import text_tower
 from offline.recipe import TrainedModel
 from offline.splits.sequences import SequenceDataset
@@ -134,11 +137,13 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
         checkpoints: Path,
         choose: Callable[[Tensor, Validation], dict[str, object]] | None = None,
         before: Sequence[StageAdapter] = (),
+        items_of: Bundle | None = None,
     ) -> TrainedModel:
         """Fit the one stage, choose on validation what `choose` chooses (given the item vectors), and export.
 
         adapted: the encoder's LM as PEFT sees it; None where the encoder's LoRA is gated.
         before: the adapters of earlier stages, merged into `base`.
+        items_of: the version whose items training began with: its encoder is the light one if they are still the same.
         """
         validation = Validation.of(dataset)
         progress = fit(
@@ -163,4 +168,6 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
             adapter_folder=checkpoints / "adapter",
             before=before,
         )
+        if items_of is not None:
+            parts = replace(parts, fallback=light_fallback(items_of, item_vectors_ND))
         return TrainedModel(parts, log=log)

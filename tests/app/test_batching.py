@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -24,6 +25,8 @@ class Script:
         self.bundle = cast(Bundle, SimpleNamespace(version=version))
         self.batches: list[list[str]] = []
         self.poison: set[str] = set()
+        self.error: type[BaseException] = ValueError
+        self.seconds = 0.0
         self.gate = threading.Event()
         self.entered = threading.Event()
 
@@ -40,9 +43,10 @@ class Note(Work[str]):
         script = notes[0].script
         script.entered.set()
         assert script.gate.wait(10)
+        time.sleep(script.seconds)
         script.batches.append([note.name for note in notes])
         if any(note.name in script.poison for note in notes):
-            raise ValueError("poison")
+            raise script.error("poison")
         return [note.name.upper() for note in notes]
 
 
@@ -216,7 +220,7 @@ def test_an_exception_in_the_thread_itself_starts_it_again(monkeypatch: pytest.M
     async def story(scene: Bench) -> None:
         scene.script.gate.set()
         with monkeypatch.context() as patch:
-            patch.setattr(scene.batcher, "_run", broken)
+            patch.setattr(scene.batcher._runner, "run", broken)
             with pytest.raises(Problem) as refused:
                 await scene.batcher.submit(scene.note("lost"))
         assert refused.value.status == 503
@@ -227,6 +231,91 @@ def test_an_exception_in_the_thread_itself_starts_it_again(monkeypatch: pytest.M
         raise MemoryError
 
     assert value(bench(story), "inference_thread_restarts_total") == 1
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_thread_that_was_told_to_exit_is_started_again(error: type[BaseException]) -> None:
+    async def story(scene: Bench) -> None:
+        scene.script.gate.set()
+        scene.script.poison = {"last words"}
+        scene.script.error = error
+        with pytest.raises(Problem):
+            await scene.batcher.submit(scene.note("last words"))
+        assert (await scene.batcher.submit(scene.note("next"))).result == "NEXT"
+
+    assert value(bench(story), "inference_thread_restarts_total") == 1
+
+
+def test_a_thread_that_fails_again_and_again_is_given_up() -> None:
+    async def story(scene: Bench) -> None:
+        scene.script.gate.set()
+        scene.script.poison = {f"n{i}" for i in range(6)}
+        scene.script.error = SystemExit
+        for i in range(6):
+            with pytest.raises(Problem) as refused:
+                await scene.batcher.submit(scene.note(f"n{i}"))
+            assert refused.value.status == 503
+        while scene.batcher.broken is None:
+            await asyncio.sleep(0.01)
+        assert "failed 6 times" in scene.batcher.broken
+        assert not scene.batcher.alive
+
+    assert value(bench(story), "inference_thread_restarts_total") == 6
+
+
+def test_what_is_not_answered_in_time_is_told_so_and_never_computed() -> None:
+    async def story(scene: Bench) -> None:
+        first = await scene.hold()
+        started = time.monotonic()
+        late = asyncio.ensure_future(scene.batcher.submit(scene.note("late"), deadline=started + 0.05))
+        early = asyncio.ensure_future(scene.batcher.submit(scene.note("early"), deadline=started + 60))
+        with pytest.raises(Problem) as refused:
+            await late
+        assert (refused.value.status, refused.value.name) == (504, "deadline")
+        assert 0.05 <= time.monotonic() - started < 5, "told at the deadline, while the thread is still busy"
+        scene.script.gate.set()
+        await asyncio.gather(first, early)
+        assert scene.script.batches == [["first"], ["early"]]
+        assert scene.batcher.waiting_tokens == 0
+        with pytest.raises(Problem) as refused:
+            await scene.batcher.submit(scene.note("too late"), deadline=time.monotonic() - 1)
+        assert refused.value.status == 504
+
+    metrics = bench(story)
+    assert value(metrics, "expired_entries_total") == 1
+    assert value(metrics, "dropped_entries_total") == 0
+    assert metrics.registry.get_sample_value("naiseki_rejects_total", {"reason": "deadline"}) == 2
+
+
+def test_an_answer_after_the_deadline_changes_nothing() -> None:
+    async def story(scene: Bench) -> None:
+        first = asyncio.ensure_future(scene.batcher.submit(scene.note("first"), deadline=time.monotonic() + 0.1))
+        await asyncio.to_thread(scene.script.entered.wait)
+        with pytest.raises(Problem) as refused:
+            await first
+        assert refused.value.status == 504
+        scene.script.gate.set()
+        assert (await scene.batcher.submit(scene.note("next"))).result == "NEXT"
+
+    bench(story)
+
+
+def test_giving_up_answers_everything_that_waits_and_lets_nothing_in() -> None:
+    async def story(scene: Bench) -> None:
+        first = await scene.hold()
+        (waiting,) = await scene.submit(scene.note("waiting"))
+        arriving = asyncio.ensure_future(scene.batcher.submit(scene.note("arriving")))
+        asyncio.get_running_loop().call_soon(scene.batcher.give_up, "it hangs")
+        for pending in (first, waiting, arriving):
+            with pytest.raises(Problem) as refused:
+                await pending
+            assert (refused.value.status, refused.value.detail) == (503, "it hangs")
+        with pytest.raises(Problem):
+            await scene.batcher.submit(scene.note("new"))
+        assert not scene.batcher.alive
+        scene.script.gate.set()
+
+    bench(story)
 
 
 def test_closing_refuses_what_waits() -> None:

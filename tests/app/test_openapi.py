@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tests.app.conftest import Running
 
 EXAMPLES = 12
+# A generated timeout of a millisecond or two is one that nobody could keep to.
+MAY_BE = {(503, "/problems/not-ready"), (504, "/problems/deadline")}
 schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi())
 
 
@@ -84,10 +86,11 @@ def test_every_reference_leads_somewhere() -> None:
 def test_whatever_is_sent(case: schemathesis.Case, server: Running) -> None:
     """No label moves here: a generated version is never one of the store."""
     response = case.call(base_url=server.url, timeout=30)
+    if response.status_code >= 500:
+        assert (response.status_code, response.json()["type"]) in MAY_BE
     case.validate_response(
         response,
         checks=[
-            checks.not_a_server_error,
             checks.status_code_conformance,
             checks.content_type_conformance,
             checks.response_schema_conformance,

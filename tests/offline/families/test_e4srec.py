@@ -41,8 +41,8 @@ def test_step_0_with_residual_is_the_sasrec_it_starts_from(
         torch.testing.assert_close(encoder(histories), start.encoder(histories), rtol=0, atol=0)
 
 
-def test_beta_is_chosen_on_validation_and_served(
-    dataset: SequenceDataset, start: Bundle, tmp_path: Path, tiny_base: Path
+def test_beta_is_chosen_on_validation_and_served_beside_the_sasrec(
+    dataset: SequenceDataset, start: Bundle, tmp_path: Path, tiny_base: Path, open_bundle: OpenBundle
 ) -> None:
     trained = _recipe(tiny_base).train(dataset, tmp_path / "run", {"items_from": start})
     encoder = trained.parts.encoder
@@ -57,6 +57,8 @@ def test_beta_is_chosen_on_validation_and_served(
     assert torch.equal(trained.parts.item_vectors_ND, torch.from_numpy(start.index.vectors_ND))
     for name, tensor in encoder.residual_sequence.state_dict().items():
         assert torch.equal(tensor, start.encoder.state_dict()[name]), name
+    light = open_bundle(trained.parts).encode_light(dataset.train)
+    torch.testing.assert_close(light, start.encode(dataset.train).vectors_BD)
 
 
 def test_impossible_pairs_are_refused_before_training(
@@ -88,8 +90,9 @@ def test_the_items_move_unless_they_are_frozen(
     before = torch.from_numpy(start.index.vectors_ND)
     for train_items in (True, False):
         recipe = _recipe(tiny_base, residual=False, train_items=train_items)
-        after = recipe.train(dataset, tmp_path / str(train_items), {"items_from": start}).parts.item_vectors_ND
-        assert torch.equal(before, after) != train_items
+        parts = recipe.train(dataset, tmp_path / str(train_items), {"items_from": start}).parts
+        assert torch.equal(before, parts.item_vectors_ND) != train_items
+        assert (parts.fallback is None) == train_items, "where items have moved, a SASRec's query means nothing"
 
 
 def test_text_alone_is_read_and_ids_are_answered(

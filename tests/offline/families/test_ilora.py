@@ -77,7 +77,9 @@ def test_every_part_is_missed_when_it_is_gone(
     fit = {"epochs": 6, "evaluate_every": 6, "batch": 16, "learning_rate": 3e-2}
     parts = _recipe(tiny_base, fit=fit, **changes).train(dataset, tmp_path / "run", {"items_from": start}).parts
     assert sorted(parts.controls) == ["adapter", "gate", "item table", "projector"]
-    assert open_bundle(parts).manifest.warnings == []
+    bundle = open_bundle(parts)
+    assert bundle.manifest.warnings == []
+    assert (bundle.fallback is None) == ("space" in changes), "no SASRec's query is at home in a common space"
 
 
 def test_the_mean_gate_is_served_merged(
