@@ -17,7 +17,6 @@ import httpx
 import psutil
 
 from model_store.preparing import prepare
-from model_store.store import ModelStore
 
 ROOT = Path(__file__).parents[2]
 SERVICE_CORE, LOAD_CORE = 0, 1
@@ -33,12 +32,19 @@ class ServiceProcess:
     """Started, killed and started again on the same port, store and data. Its log is kept in `data/service.log`."""
 
     def __init__(
-        self, store: Path, data: Path, *, pinned: bool, program: Sequence[str] = ("-m", "app"), **settings: object
+        self,
+        store: Path,
+        data: Path,
+        *,
+        pinned: bool,
+        program: Sequence[str] = ("-m", "app"),
+        prepared: Sequence[str] = (),
+        **settings: object,
     ) -> None:
-        """settings: NAISEKI_* in small letters. pinned: as figures are taken; else the versions are prepared here, which
-        costs less than the service's child processes do."""
+        """settings: NAISEKI_* in small letters. pinned: to one core, as figures are taken; else the versions that
+        `prepared` names are prepared by this process, which has its imports: the service's child takes seconds."""
         data.mkdir(parents=True, exist_ok=True)
-        for version in () if pinned else ModelStore(store).list_names():
+        for version in () if pinned else prepared:
             prepare(store / version, data / "prepared")
         self.data, self.log, self.port = data, data / "service.log", free_port()
         told = {"store": store, "data": data, "port": self.port, "threads": 1, "poll_seconds": 0.2, **settings}

@@ -70,7 +70,7 @@ def test_swaps_under_load(
     steady = (STEADY_SECONDS if profile == "SmolLM2" else 0.3) if full else 0.2
     with ServiceProcess(
         versions.store.root, tmp_path / "data", pinned=full, program=("-m", "tests.torture.timed_service"),
-        redis_url="none", keep_previous=False,
+        prepared=(versions.first, versions.second), redis_url="none", keep_previous=False,
     ) as service:  # fmt: skip
         sent, windows, memory = asyncio.run(swap(service, versions, swaps=swaps, full=full, steady=steady))
         steps = [float(line["ms"]) for line in service.logged(WORD)]
@@ -110,7 +110,10 @@ def test_rollback(
     """From the call to its answer, which comes when this process serves the other version; the median."""
     versions = two_versions(profile)
     versions.store.activate(versions.second, by="torture")
-    with ServiceProcess(versions.store.root, tmp_path / "data", pinned=full, redis_url="none") as service:
+    with ServiceProcess(
+        versions.store.root, tmp_path / "data", pinned=full, prepared=(versions.first, versions.second),
+        redis_url="none",
+    ) as service:  # fmt: skip
         service.resident(versions.first, versions.second)
         seconds = []
         for n in range(ROLLBACKS if full else 4):
