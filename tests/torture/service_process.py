@@ -70,6 +70,7 @@ class ServiceProcess:
         self.stop()
 
     def start(self) -> ServiceProcess:
+        assert self.process is None or self.process.poll() is not None, "it runs already"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, cwd=ROOT, env=self.environment, stderr=log)
         return self
