@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.app.conftest import in_process as in_process
+from tests.app.conftest import published as published
+from tests.app.conftest import serve as serve
 from tests.torture.bundles import PROFILES, TwoVersions
 from tests.torture.figures import Figures
 from tests.torture.service_process import LOAD_CORE
