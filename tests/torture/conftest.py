@@ -17,7 +17,6 @@ from tests.torture.figures import Figures
 from tests.torture.service_process import LOAD_CORE
 
 
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="torture in full, with figures, and write results.json")
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a bundle on disk: every file flipped, cut, emptied or gone, and damage with fitting checksums."""
+"""What can be wrong with a bundle on disk: every file flipped, cut, emptied or gone, and damage that is signed."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def of_bytes(folder: Path) -> list[Damage]:
     for name, file in regular_files(folder).items():
         size = file.stat().st_size
         word = Path(name).name.split(".")[0]
-        for position in sorted({0, size // 3, size // 2, size - 2}):
-            found.append(Damage(f"{name}: byte {position} flipped", _flip(name, position), word))
+        places = sorted({0, size // 3, size // 2, size - 2})
+        found += [Damage(f"{name}: byte {place} flipped", _flip(name, place), word) for place in places]
         found.append(Damage(f"{name}: cut in half", _cut(name, size // 2), word))
         found.append(Damage(f"{name}: empty", _cut(name, 0), word))
         found.append(Damage(f"{name}: a byte more", _append(name), word))
@@ -88,7 +88,7 @@ def _weights(change: Callable[[dict[str, torch.Tensor], str], object]) -> Callab
     return do
 
 
-def _index(change: Callable[[np.ndarray], faiss.Index]) -> Callable[[Path], object]:  # type: ignore[type-arg]
+def _index(change: Callable[[np.ndarray], faiss.Index]) -> Callable[[Path], object]:
     def do(folder: Path) -> None:
         index = faiss.read_index(str(folder / INDEX))
         faiss.write_index(change(index.reconstruct_n(0, index.ntotal)), str(folder / INDEX))
@@ -97,13 +97,13 @@ def _index(change: Callable[[np.ndarray], faiss.Index]) -> Callable[[Path], obje
     return do
 
 
-def _flat(vectors: np.ndarray, kind: type[faiss.Index] = faiss.IndexFlatIP) -> faiss.Index:  # type: ignore[type-arg]
+def _flat(vectors: np.ndarray, kind: type[faiss.Index] = faiss.IndexFlatIP) -> faiss.Index:
     index = kind(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors))
     return index
 
 
-def _not_finite(vectors: np.ndarray) -> faiss.Index:  # type: ignore[type-arg]
+def _not_finite(vectors: np.ndarray) -> faiss.Index:
     vectors[len(vectors) // 2, 0] = np.nan
     return _flat(vectors)
 

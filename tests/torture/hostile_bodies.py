@@ -114,7 +114,7 @@ def bodies() -> dict[str, bytes]:
             ("version", {"version": value}),
         ):
             found[f"{field}: {name}"] = json.dumps(body).encode()
-    for name, value in VALUES.items():
+    for name, any_value in VALUES.items():
         for field in ("k", "history", "events", "requests", "version", "timeout_ms", "ids", "item_id"):
-            found[f"{field}: {name}"] = json.dumps({field: value}).encode()
+            found[f"{field}: {name}"] = json.dumps({field: any_value}).encode()
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import httptools
 
-HEAD = "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{more}content-length: {n}\r\n\r\n"
+HEAD = "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {n}\r\n\r\n"
 
 
 @dataclass(slots=True)
@@ -20,9 +20,8 @@ class Answer:
     body: bytes = b""
 
 
-def request_bytes(method: str, path: str, body: bytes = b"", *, more: str = "") -> bytes:
-    """more: whole header lines."""
-    return HEAD.format(method=method, path=path, more=more, n=len(body)).encode() + body
+def request_bytes(method: str, path: str, body: bytes = b"") -> bytes:
+    return HEAD.format(method=method, path=path, n=len(body)).encode() + body
 
 
 class Connection(asyncio.Protocol):

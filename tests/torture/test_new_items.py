@@ -57,9 +57,7 @@ def shown_after(service: ServiceProcess, item: str, since: float) -> float:
     return time.perf_counter() - since
 
 
-def test_a_new_item(
-    contriever: tuple[ModelStore, str, str], tmp_path: Path, full: bool, figures: Figures
-) -> None:
+def test_a_new_item(contriever: tuple[ModelStore, str, str], tmp_path: Path, full: bool, figures: Figures) -> None:
     store, first, second = contriever
     with ServiceProcess(store.root, tmp_path / "data", pinned=full, prepared=(first, second)) as service:
         if ("/v1/items", "put") not in service.routes():

@@ -67,9 +67,7 @@ async def overload(service: ServiceProcess, versions: TwoVersions, *, full: bool
     )
 
 
-def test_overload(
-    two_versions: Callable[[str], TwoVersions], tmp_path: Path, full: bool, figures: Figures
-) -> None:
+def test_overload(two_versions: Callable[[str], TwoVersions], tmp_path: Path, full: bool, figures: Figures) -> None:
     versions = two_versions("SmolLM2")
     with ServiceProcess(
         versions.store.root, tmp_path / "data", pinned=full, prepared=(versions.first,), redis_url="none",

@@ -32,9 +32,7 @@ def body(versions: TwoVersions) -> Callable[[int], bytes]:
     return lambda n: request_bytes("POST", "/v1/recommend", request_of(versions.history(n)))
 
 
-async def swap(
-    service: ServiceProcess, versions: TwoVersions, *, swaps: int, full: bool, steady: float
-) -> Swapped:
+async def swap(service: ServiceProcess, versions: TwoVersions, *, swaps: int, full: bool, steady: float) -> Swapped:
     """The requests of the load, each swap's time from the wish to its fulfilment, resident bytes after each swap.
 
     steady: seconds without a swap before each.

@@ -1,4 +1,4 @@
-"""`python -m app`, which logs how long each publish step holds the event loop: `python -m tests.torture.timed_service`."""
+"""`python -m app` that logs how long each publish step takes: `python -m tests.torture.timed_service`."""
 
 from __future__ import annotations
 
