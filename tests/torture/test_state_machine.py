@@ -27,23 +27,32 @@ ROWS = st.integers(0, 7)  # few, so that events repeat and items come back
 
 
 class Agreement(RuleBasedStateMachine):
-    """One server for all examples, each with users of its own. removed: items, which no example puts back."""
+    """One server for all examples, each with users of its own, the same labels at its start, and every item there."""
 
     server: Running
     versions: dict[str, str]
     examples: Iterator[int]
     changes_items: bool
-    removed: set[str]
 
     def __init__(self) -> None:
         super().__init__()
         self.http = self.server.http
         self.example = next(self.examples)
-        wanted = self.http.get("/v1/models").json()["wanted"]
-        self.live, self.previous, self.generation = wanted["live"], wanted["previous"], wanted["generation"]
+        self.generation = self.http.get("/v1/models").json()["wanted"]["generation"]
+        self.live = self.previous = ""
+        for family in FAMILIES:
+            self.swap(family)
+        self.titles: dict[str, str] = {}
+        self.removed: set[str] = set()
         self.events: dict[str, dict[tuple[int, str], int]] = {user: {} for user in USERS}
         self.known_ids: set[tuple[str, str]] = set()
         self.arrivals = 0
+
+    def teardown(self) -> None:
+        for family in {item.partition("-")[0] for item in self.removed}:
+            self.swap(family)
+            for item in [item for item in self.removed if item.startswith(f"{family}-")]:
+                assert self.http.put("/v1/items", params={"id": item}, json={"title": item}).status_code == 200
 
     def user(self, name: str) -> str:
         return f"{name}-{self.example}"
@@ -117,18 +126,48 @@ class Agreement(RuleBasedStateMachine):
     @rule(row=ROWS, family=st.sampled_from(FAMILIES))
     def remove_an_item(self, row: int, family: str) -> None:
         item = f"{family}-{row}"
-        assert self.http.delete("/v1/items", params={"id": item}).status_code in (200, 404)
-        self.removed.add(item)
+        status = self.http.delete("/v1/items", params={"id": item}).status_code
+        assert status in (200, 404)
+        if item in self.removed or self.is_served(family):
+            assert status == (404 if item in self.removed else 200)
+        if status == 200:
+            self.removed.add(item)
+
+    @precondition(lambda self: self.changes_items)
+    @rule(row=ROWS, family=st.sampled_from(FAMILIES), title=st.sampled_from(("old", "new")))
+    def put_an_item(self, row: int, family: str, title: str) -> None:
+        """These versions know items by their ids: one that none of them knows is refused."""
+        item = f"{family}-{row}"
+        status = self.http.put("/v1/items", params={"id": item}, json={"title": title}).status_code
+        assert status == 200 if self.is_served(family) else status in (200, 409)
+        if status == 200:
+            self.removed.discard(item)
+            self.titles[item] = title
+
+    def is_served(self, family: str) -> bool:
+        return self.versions[family] == self.live
+
+    @precondition(lambda self: self.changes_items)
+    @rule(row=ROWS)
+    def look_up(self, row: int) -> None:
+        item = f"{self.family(self.live)}-{row}"
+        told = self.http.post("/v1/items/lookup", json={"ids": [item]}).json()
+        if item in self.removed:
+            assert (told["items"], told["unknown"]) == ([], [item])
+        else:
+            assert [one["item_id"] for one in told["items"]] == [item]
+            assert item not in self.titles or told["items"][0]["title"] == self.titles[item]
 
     @rule(name=st.sampled_from(USERS), k=st.integers(1, 60), of_previous=st.booleans())
     def recommend(self, name: str, k: int, of_previous: bool) -> None:
         body: dict[str, Any] = {"user_id": self.user(name), "k": k}
         version = self.live
         if of_previous and self.in_memory(self.previous):
-            version = body["version"] = self.previous
+            version = self.previous
+            body["version"] = version
         answer = self.http.post("/v1/recommend", json=body).json()
         history, family = self.history(name), self.family(version)
-        known = {item for item in history if item.startswith(f"{family}-") and item not in self.removed}
+        known = {item for item in history if item.startswith(f"{family}-")}  # a removed one is still what was chosen
         items = [item["item_id"] for item in answer["items"]]
         assert answer["version"] == version
         assert answer["label"] == ("live" if version == self.live else "previous")
@@ -171,7 +210,7 @@ def test_service_and_model_agree(
     with serve(Settings(store=store.root, data=tmp_path / "data", poll_seconds=0.05)) as server:
         server.ready()
         routes = server.http.get("/openapi.json").json()["paths"]
-        members = {"server": server, "versions": versions, "examples": iter(range(10**6)), "removed": set()}
+        members = {"server": server, "versions": versions, "examples": iter(range(10**6))}
         machine = type("Machine", (Agreement,), members | {"changes_items": "delete" in routes.get("/v1/items", {})})
         figures.tell("state machine: divergences", 1)  # until it has come through
         run_state_machine_as_test(
