@@ -132,7 +132,7 @@ def test_a_hang(two_versions: Versions, tmp_path: Path, full: bool, figures: Fig
     try:
         supervised.start()
         wait_ready(service)
-        service.http.post("/v1/recommend", content=request_of([f"{versions.families[0]}-1"])).raise_for_status()
+        service.recommend(history=[f"{versions.families[0]}-1"]).raise_for_status()
         for process in processes._started:
             process.send_signal(signal.SIGUSR2)
         hurt = asyncio.run(hang(service, versions))
