@@ -7,7 +7,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench clean FORCE
+.PHONY: help demo test check bench torture clean FORCE
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -35,6 +35,7 @@ help:
 	@echo 'make test    make check, then the whole test suite'
 	@echo 'make check   ruff, mypy --strict, the import contract, one FAISS, versions as pinned'
 	@echo 'make bench   the benchmarks in tests/benchmarks'
+	@echo 'make torture swaps, crashes, overload, damage and hostile clients in full: hours, a table, tests/torture/results.json'
 	@echo 'make clean   remove .venv and tool caches (published versions, data and histories stay)'
 	@echo
 	@echo 'Each makes .venv by itself. On another machine than plain CPU: make demo TORCH_INDEX=<index> FAISS=gpu (README).'
@@ -72,6 +73,10 @@ test: check
 
 bench: $(DEV_STAMP)
 	$(BIN)/pytest tests/benchmarks --capture=no -o python_files='bench_*.py test_*.py'
+
+# Takes hours, and wants the machine to itself: the service on core 0, the load on core 1.
+torture: $(DEV_STAMP)
+	$(ONE_THREAD) $(BIN)/pytest tests/torture --full --capture=no -r s
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

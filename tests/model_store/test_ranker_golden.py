@@ -21,7 +21,8 @@ from model_store.rankers.verbalizer import VerbalizerRanker
 from model_store.retrieval import Want
 from model_store.staging import BundleParts
 from model_store.store import ModelStore
-from tests.model_store.test_verification import edit_manifest, refused, sign
+from tests.model_store.signing import edit_manifest, sign
+from tests.model_store.test_verification import refused
 
 MakeVerbalizer = Callable[..., VerbalizerRanker]
 FLOAT32 = TOLERANCES["float32"]

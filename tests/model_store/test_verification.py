@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +17,8 @@ from model_store.bundle import Bundle
 from model_store.encoder_files import WEIGHTS
 from model_store.errors import BundleRefused
 from model_store.preparing import prepare
-from model_store.staging_area import write_manifest
-from model_store.verification import MANIFEST, MANIFEST_SHA256, parse_manifest, record, regular_files, verify_files
+from model_store.verification import MANIFEST, MANIFEST_SHA256, parse_manifest, regular_files, verify_files
+from tests.model_store.signing import edit_manifest, sign
 
 
 def refused(folder: Path, reason: str, tmp_path: Path) -> None:
@@ -28,23 +27,6 @@ def refused(folder: Path, reason: str, tmp_path: Path) -> None:
     with pytest.raises(BundleRefused, match=reason):
         prepare(folder, tmp_path / "cache")
     assert list((tmp_path / "cache").glob("*")) == []
-
-
-def sign(folder: Path, **changes: object) -> None:
-    """Makes checksums fit what the folder now holds: damage by somebody who knows the format."""
-    manifest = parse_manifest((folder / MANIFEST).read_bytes())
-    files = {name: record(file) for name, file in regular_files(folder).items() if not name.startswith("manifest.")}
-    write_manifest(folder, manifest.model_copy(update={"files": files, **changes}))
-
-
-def edit_manifest(folder: Path, **changes: object) -> None:
-    """Changes raw fields, with a checksum that fits."""
-    import hashlib
-
-    fields = json.loads((folder / MANIFEST).read_bytes()) | changes
-    content = json.dumps(fields).encode()
-    (folder / MANIFEST).write_bytes(content)
-    (folder / MANIFEST_SHA256).write_text(hashlib.sha256(content).hexdigest())
 
 
 def test_a_whole_bundle_passes(bundle_folder: Path, tmp_path: Path) -> None:
