@@ -20,7 +20,8 @@ from model_store.manifest import Provenance
 from model_store.preparing import prepare
 from model_store.staging import BundleParts
 from model_store.store import ModelStore
-from tests.model_store.test_verification import refused, sign
+from tests.model_store.signing import sign
+from tests.model_store.test_verification import refused
 
 TinyParts = Callable[..., BundleParts]
 HISTORIES = HistoryBatch.of([[1], [5, 6, 7], list(range(30))])
