@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.memory import GIB, available, estimate, held_bytes, shortage
+from app.memory import GIB, available, estimate, give_back, held_bytes, shortage
 from model_store.manifest import FileRecord
 
 if TYPE_CHECKING:
@@ -82,6 +82,10 @@ def test_half_precision_takes_twice_its_file_where_it_is_emulated(pair: Pair, mo
     monkeypatch.setattr("app.memory.multiplies_bfloat16", lambda device: False)
     assert estimate(half, "cpu").host - estimate(manifest, "cpu").host == weights
     assert estimate(half, "cuda").device == estimate(manifest, "cuda").device > weights
+
+
+def test_freed_memory_is_given_back_without_an_error() -> None:
+    give_back("cpu")
 
 
 def test_what_a_bundle_holds_is_counted(pair: Pair) -> None:
