@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 
 from redis.asyncio.client import PubSub
@@ -20,10 +21,11 @@ _log = logging.getLogger(__name__)
 class LabelHints:
     """Belongs to the event loop. heard: called for each message, and whenever the channel is open again, because what
     was said meanwhile is lost. A Redis that is gone costs nothing but the wait for the next look at the store.
+    silent_s: after so long without a word the channel is opened anew; its other end may be gone without a sign.
     """
 
-    def __init__(self, url: str, *, heard: Callable[[], None]) -> None:
-        self._heard = heard
+    def __init__(self, url: str, *, heard: Callable[[], None], silent_s: float = 60.0) -> None:
+        self._heard, self._silent_s = heard, silent_s
         self._redis = connect(url, TIMEOUT_S, connections=4, wait_s=TIMEOUT_S)
         self._guard = RedisGuard()
         self._task: asyncio.Task[None] | None = None
@@ -45,21 +47,24 @@ class LabelHints:
 
     async def _listen(self) -> None:
         while True:
-            channel = self._redis.pubsub(ignore_subscribe_messages=True)
+            channel, wait = self._redis.pubsub(ignore_subscribe_messages=True), _AGAIN_S
             try:
                 await self._hear(channel)
+                wait = 0.0
             except Exception as error:  # whatever it is: the labels are still polled
                 _log.debug("no hints: %s", error)
             finally:
                 self.listening.clear()
                 with contextlib.suppress(Exception):
                     await channel.aclose()  # type: ignore[no-untyped-call]
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(wait)
 
     async def _hear(self, channel: PubSub) -> None:
         await channel.subscribe(CHANNEL)
         self._heard()
         self.listening.set()
-        while True:
-            if await channel.get_message(timeout=None) is not None:
+        last = time.monotonic()
+        while time.monotonic() - last < self._silent_s:
+            if await channel.get_message(timeout=self._silent_s) is not None:
                 self._heard()
+                last = time.monotonic()

@@ -20,7 +20,7 @@ import torch
 from app.batching import Batcher
 from app.collector import collector_paused
 from app.light import Light
-from app.memory import shortage
+from app.memory import give_back, shortage
 from app.metrics import Metrics
 from app.serving import Serving
 from app.work import Recommendation
@@ -98,8 +98,7 @@ class Loader:
 
         def free() -> None:
             box.clear()
-            if torch.device(self._device).type == "cuda":
-                torch.cuda.empty_cache()  # or the next version would not be given what this one had
+            give_back(self._device)
 
         await asyncio.get_running_loop().run_in_executor(self._thread, free)
 

@@ -73,6 +73,7 @@ async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitSta
     hints = feedback = None
     if url is not None:
         hints = LabelHints(url, heard=versions.hint)
+        metrics.watch("label_hints_open", "1 while other replicas can be heard", hints.listening.is_set)
         hints.start()
         stack.push_async_callback(hints.close)
         feedback = _feedback(url, settings, metrics, stack=stack)

@@ -39,11 +39,15 @@ class Shadow:
         """Waits for nothing. answered: the live item ids. copy: asks the shadow the same; its ids, or None."""
         if random.random() >= self._share:
             return
-        if not answered or self._task is not None or self._batcher.waiting_tokens:
+        if not answered or self.busy or self._batcher.waiting_tokens:
             self._count("dropped")
             return
         shadow.in_flight += 1  # not unloaded while it computes
         self._task = asyncio.create_task(self._compare(shadow, frozenset(answered), copy), name="shadow")
+
+    @property
+    def busy(self) -> bool:
+        return self._task is not None
 
     async def close(self) -> None:
         if self._task is not None:

@@ -19,10 +19,9 @@ class _Gone:
 
 
 def without_model(bundle: Bundle) -> Bundle:
-    """The catalogue alone: it can name items and tell which are popular. Holds nothing of encoder, index, ranker."""
-    return replace(
-        bundle, encoder=cast(Any, _Gone()), index=cast(Any, _Gone()), ranker=None, placer=None, text_tower=None
-    )
+    """The catalogue alone: it can name items and tell which are popular. Holds nothing that computes."""
+    gone = cast(Any, _Gone())
+    return replace(bundle, encoder=gone, index=gone, ranker=None, placer=None, text_tower=None, fallback=None)
 
 
 def swapped_out(routing: Routing, wanted: str) -> Routing:

@@ -56,9 +56,10 @@ class VersionLoads:
         generation: of the labels under which a failure counts. urgent: nothing is served yet.
         """
         waited_for = missing is not None and missing == needed[0] != self._version
-        if self._version is not None and not self._abandoned and (self._version not in needed or waited_for):
+        unwanted = self._version is not None and (self._version not in needed or waited_for)
+        if self._task is not None and (self._abandoned or unwanted):
             self._abandoned = True
-            self._loader.abandon()
+            self._loader.abandon()  # each time: there may have been no child to end yet
         if self._task is None and missing is not None:
             self._version, self._abandoned = missing, False
             self._task = asyncio.create_task(self._bring(missing, generation, urgent=urgent))

@@ -79,14 +79,14 @@ def changes(before: Labels, after: Labels, *, asked: Label) -> list[LabelChange]
     ]
 
 
-def read_changes(store: Path, labels: Labels, *, limit: int) -> list[LabelChange]:
+def read_changes(store: Path, labels: Labels | None, *, limit: int) -> list[LabelChange]:
     """The last `limit` changes, newest first. Damaged lines are passed over; no file yet is no change.
 
-    labels: as they are now. A line is written before its change, so after a crash between the two the next change
-    takes the same generation: such a line tells of what never happened, and is left out.
+    labels: as they are now, None where nobody can tell. A line is written before its change, so after a crash between
+    the two the next change takes the same generation: such a line tells of what never happened, and is left out.
     """
     found: list[LabelChange] = []
-    next_generation, next_at = labels.generation + 1, ""
+    next_generation, next_at = labels.generation + 1 if labels else None, ""
     for change in _backwards(store, limit=2 * limit):
         if change.at != next_at:
             if change.generation == next_generation:

@@ -157,8 +157,12 @@ class ModelStore:
             return new
 
     def audit(self, limit: int = 100) -> Changes:
-        """The last `limit` moves of labels, newest first."""
-        return read_changes(self.root, self.labels(), limit=limit)
+        """The last `limit` moves of labels, newest first; also where the labels themselves are damaged."""
+        try:
+            labels = self.labels()
+        except StoreError:  # then somebody looks here for what they were
+            labels = None
+        return read_changes(self.root, labels, limit=limit)
 
     def mark_good(self, version: str) -> Labels:
         """A process is ready on this live version: written without raising the generation."""

@@ -74,6 +74,19 @@ def test_a_server_that_comes_back_is_heard_again(tmp_path: Path) -> None:
     with_server(tmp_path, story)
 
 
+def test_a_silent_channel_is_opened_anew(tmp_path: Path) -> None:
+    async def story(url: str, _: EmbeddedValkey) -> None:
+        heard: list[None] = []
+        hints = LabelHints(url, heard=lambda: heard.append(None), silent_s=0.1)
+        hints.start()
+        try:
+            await until(lambda: len(heard) >= 3)
+        finally:
+            await hints.close()
+
+    with_server(tmp_path, story)
+
+
 def test_without_a_server_nothing_fails() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

@@ -65,10 +65,7 @@ def overwrite(file: Path) -> None:
         opened.write(b"\xff" * file.stat().st_size)
 
 
-@pytest.mark.parametrize("damage", [truncate, overwrite, Path.unlink])
-def test_files_of_a_loaded_bundle_are_not_needed_any_more(
-    server: Running, pair: Pair, damage: Callable[[Path], None]
-) -> None:
+def test_files_of_a_loaded_bundle_are_not_needed_any_more(server: Running, pair: Pair) -> None:
     routing = server.service.versions.current()
     versions = [one.version for one in routing.loaded()]
     assert len(versions) == 2
@@ -77,9 +74,11 @@ def test_files_of_a_loaded_bundle_are_not_needed_any_more(
     files = [file for folder in (*map(pair.store.folder, versions), cache) for file in folder.rglob("*")]
     files = [file for file in files if file.is_file()]
     assert {file.suffix for file in files} >= {".safetensors", ".faiss", ".parquet", ".json"}
-    for file in files:
-        damage(file)
-    assert answers(server, versions) == before
+    damages: tuple[Callable[[Path], None], ...] = (overwrite, truncate, Path.unlink)
+    for damage in damages:
+        for file in files:
+            damage(file)
+        assert answers(server, versions) == before
     shutil.rmtree(cache)
     assert answers(server, versions) == before
     assert server.http.get("/readyz").status_code == 200

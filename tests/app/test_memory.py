@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.memory import GIB, available, estimate, held_bytes, shortage
+from app.memory import GIB, available, estimate, give_back, held_bytes, shortage
 from model_store.manifest import FileRecord
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def test_the_nearest_limit_counts(tmp_path: Path) -> None:
             "sys/fs/cgroup/a/b/memory.current": "5\n",
             "sys/fs/cgroup/a/memory.max": f"{3 * GIB}\n",
             "sys/fs/cgroup/a/memory.current": f"{2 * GIB}\n",
-            "sys/fs/cgroup/a/memory.stat": f"anon 7\ninactive_file {GIB // 2}\n",
+            "sys/fs/cgroup/a/memory.stat": f"anon 7\ninactive_file {GIB // 4}\nactive_file {GIB // 4}\n",
         },
     )
     assert (available("cpu", root).host, available("cpu", root).where) == (1.5 * GIB, "limit of the control group")
@@ -49,7 +49,7 @@ def test_control_groups_of_the_first_kind(tmp_path: Path) -> None:
             "proc/self/cgroup": "4:memory:/job\n1:cpu,cpuacct:/job\n0::/\n",
             f"{memory}/job/memory.limit_in_bytes": f"{GIB}",
             f"{memory}/job/memory.usage_in_bytes": f"{GIB // 4}",
-            f"{memory}/job/memory.stat": "cache 1\ntotal_inactive_file 0\n",
+            f"{memory}/job/memory.stat": "cache 1\ninactive_file 9\ntotal_inactive_file 0\n",
             f"{memory}/memory.limit_in_bytes": "9223372036854771712",
             f"{memory}/memory.usage_in_bytes": "0",
         },
@@ -82,6 +82,10 @@ def test_half_precision_takes_twice_its_file_where_it_is_emulated(pair: Pair, mo
     monkeypatch.setattr("app.memory.multiplies_bfloat16", lambda device: False)
     assert estimate(half, "cpu").host - estimate(manifest, "cpu").host == weights
     assert estimate(half, "cuda").device == estimate(manifest, "cuda").device > weights
+
+
+def test_freed_memory_is_given_back_without_an_error() -> None:
+    give_back("cpu")
 
 
 def test_what_a_bundle_holds_is_counted(pair: Pair) -> None:

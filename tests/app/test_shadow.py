@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -13,7 +14,7 @@ from app.batching import Batcher
 from app.metrics import Metrics
 from app.routing import Loaded
 from app.shadow import Shadow, ShadowRecommendation
-from app.work import Recommendation, Urgency
+from app.work import Found, Recommendation, Urgency
 from model_store.bundle import Bundle
 from model_store.retrieval import Want
 
@@ -136,3 +137,36 @@ def test_nothing_is_copied_while_somebody_waits_and_a_copy_gives_way(pair: Pair)
 
     assert copies(play(story), "dropped") == 1
     assert ShadowRecommendation.urgency == max(Urgency)
+
+
+def test_a_live_request_waits_for_one_copy_at_most(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live requests one after the other, each with a copy, and a shadow that is far slower than they are."""
+    bundle = pair.store.open(pair.beta)
+    run = Recommendation.run.__func__  # type: ignore[attr-defined]
+    begun: list[int] = []
+
+    def slowly(cls: type[ShadowRecommendation], bundle: Bundle, batch: Sequence[Recommendation]) -> list[Found]:
+        begun.append(len(batch))
+        time.sleep(0.05)
+        found: list[Found] = run(cls, bundle, batch)
+        return found
+
+    monkeypatch.setattr(ShadowRecommendation, "run", classmethod(slowly))
+    waited_for: list[int] = []
+
+    async def story(shadow: Shadow, batcher: Batcher) -> None:
+        async def copy() -> list[str]:
+            await batcher.submit(ShadowRecommendation.of(bundle, [1, 2], Want(5)))
+            return ["a"]
+
+        for _ in range(12):
+            shadow.offer(LOADED, ["a"], copy)
+            await asyncio.sleep(0.002)
+            before = len(begun)
+            await batcher.submit(Recommendation.of(bundle, [1, 2, 3], Want(5)))
+            waited_for.append(len(begun) - before)
+        await settled()
+
+    assert copies(play(story), "compared") >= 2
+    assert set(begun) == {1}
+    assert max(waited_for) <= 1

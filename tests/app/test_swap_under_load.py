@@ -93,7 +93,7 @@ class Load:
                 while not self._stop.is_set():
                     answer = http.post("/v1/recommend", json={"history": history, "user_id": f"u{number}"})
                     self.answers.append((answer.status_code, answer.json()))
-                    time.sleep(0.01)
+                    time.sleep(0.004 * (number // 2))  # not all at once: some are in flight at any time
         except httpx.HTTPError as error:
             self.errors.append(error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import threading
 import time
@@ -161,6 +162,8 @@ def test_a_second_version_has_no_place(server: Running, pair: Pair) -> None:
 def test_what_is_left_of_a_bundle_computes_nothing(pair: Pair) -> None:
     left = without_model(pair.store.open(pair.beta))
     assert left.version == pair.beta
+    held = {field.name for field in dataclasses.fields(left) if getattr(left, field.name) is not None}
+    assert held == {"manifest", "catalog", "encoder", "index"}, "whatever a bundle gets must be given back too"
     with pytest.raises(Problem, match="being swapped") as told:
         _ = left.encoder.config
     assert told.value.status == 503

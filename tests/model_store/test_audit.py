@@ -78,6 +78,14 @@ def test_a_damaged_line_costs_no_other(store: ModelStore, publish: Publish, torn
     assert told(store) == [(2, "previous", None, a), (2, "live", a, b), (1, "live", None, a)]
 
 
+def test_damaged_labels_can_be_looked_up(store: ModelStore, publish: Publish) -> None:
+    a, b = publish(seed=1), publish(seed=2)
+    store.activate(a, by="ann")
+    store.activate(b, by="ann")
+    (store.root / "labels.json").write_text("{")
+    assert told(store) == [(2, "previous", None, a), (2, "live", a, b), (1, "live", None, a)]
+
+
 def test_labels_that_start_again_keep_what_was_told(store: ModelStore, publish: Publish) -> None:
     a, b = publish(seed=1), publish(seed=2)
     for version in (a, b, a):
