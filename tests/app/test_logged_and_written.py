@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,7 +36,7 @@ SECRETS = {
 
 LOOK = """
 import os, runpy, sys
-allowed = (*sys.argv[1].split(":"), "/tmp/", "/dev/")
+allowed = (*sys.argv[1].split(":"), "/dev/")
 writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 def look(event, arguments):
     if event == "open":
@@ -68,10 +67,9 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def told(proxy: RedisProxy, published: Callable[..., str]) -> Iterator[str]:
-    """Everything that the service said on its two outputs. Its folders lie outside of /tmp, which it may write to."""
-    with tempfile.TemporaryDirectory(dir=ROOT, prefix=".told-") as folder:
-        yield run(proxy, published, Path(folder))
+def told(proxy: RedisProxy, published: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Everything that the service said on its two outputs."""
+    return run(proxy, published, tmp_path_factory.mktemp("told"))
 
 
 def run(proxy: RedisProxy, published: Callable[..., str], folder: Path) -> str:
@@ -91,8 +89,10 @@ def run(proxy: RedisProxy, published: Callable[..., str], folder: Path) -> str:
         "GRACE_SECONDS": "0",
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NAISEKI_")}
+    (folder / "tmp").mkdir()
+    kept |= {"TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}  # as the image
     environment = {**kept, "OMP_NUM_THREADS": "1", **{f"NAISEKI_{name}": value for name, value in settings.items()}}
-    command = [sys.executable, "-X", "dev", "-W", "ignore", "-c", LOOK, f"{data}:{store.root}"]
+    command = [sys.executable, "-X", "dev", "-W", "ignore", "-c", LOOK, f"{data}:{store.root}:{folder / 'tmp'}"]
     with log.open("wb") as written:
         started = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=written, stderr=subprocess.STDOUT)
         try:
