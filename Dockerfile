@@ -8,12 +8,14 @@ ARG TORCH_INDEX=
 WORKDIR /opt/naiseki
 RUN python -m venv .venv
 ENV PATH=/opt/naiseki/.venv/bin:$PATH
-COPY constraints.txt ./
-RUN python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt \
+COPY constraints.txt constraints.hashes ./
+COPY deploy/download_hashes.py deploy/
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --report /tmp/torch.json --constraint constraints.txt \
         ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 # Without the packages: what is installed here changes only with the pins, and code is copied below.
 COPY pyproject.toml README.md ./
-RUN python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".[$FAISS]"
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --report /tmp/run.json --constraint constraints.txt ".[$FAISS]"
+RUN python -I -S deploy/download_hashes.py check /tmp/torch.json /tmp/run.json
 # By number in USER: Kubernetes cannot see that a name is not root.
 RUN useradd --system --uid 10001 --home-dir /nonexistent naiseki \
     && install --directory --owner naiseki --group naiseki /data
