@@ -12,7 +12,9 @@
 VENV := .venv
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check
-PINS := pyproject.toml constraints.txt
+PINS := pyproject.toml constraints.txt constraints.hashes
+# What pip fetched is held against constraints.hashes before it runs; what is not as recorded does not stay.
+CHECK_HASHES = $(BIN)/python -I -S deploy/download_hashes.py check $(VENV)/report-*.json || { rm -rf $(VENV); echo '$(VENV) was removed.' >&2; exit 1; }
 
 # Both stamps live inside .venv, so that removing .venv is a fresh start.
 RUN_STAMP := $(VENV)/naiseki-run.stamp
@@ -44,14 +46,16 @@ $(RUN_STAMP): $(PINS)
 	@deploy/make_venv $(VENV) $(PYTHON)
 	@$(if $(EXCHANGE),$(PIP) uninstall --quiet --yes $(EXCHANGE))
 	@echo 'Installing torch; this is the large one.'
-	@$(PIP) install --quiet --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@$(PIP) install --quiet --report $(VENV)/report-torch.json --constraint constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	@echo 'Installing Naiseki and the rest.'
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[$(FAISS),embedded]'
+	@$(PIP) install --quiet --report $(VENV)/report-run.json --constraint constraints.txt --editable '.[$(FAISS),embedded]'
+	@$(CHECK_HASHES)
 	@echo '$(CHOICE)' > $@
 
 $(DEV_STAMP): $(RUN_STAMP)
 	@echo 'Installing the tools for tests and checks.'
-	@$(PIP) install --quiet --constraint constraints.txt --editable '.[$(FAISS),embedded,dev]'
+	@$(PIP) install --quiet --report $(VENV)/report-dev.json --constraint constraints.txt --editable '.[$(FAISS),embedded,dev]'
+	@$(CHECK_HASHES)
 	@touch $@
 
 # exec: the demo gets Ctrl-C and SIGTERM itself, with no shell in between.

@@ -20,6 +20,7 @@ from app.errors import Problem, not_ready
 from app.metrics import Metrics
 
 _OTHER_FILES = 512  # Redis, the store, a bundle that is being loaded
+_LINGER_S = 1.0
 _REFUSED_S = 2.0  # for a client that is to be told that there are too many
 
 
@@ -40,6 +41,7 @@ class LimitedProtocol(HttpToolsProtocol):
     metrics: ClassVar[Metrics]
     _head_open = False
     _head_bytes = 0
+    _refused = False
     _head_timer: asyncio.TimerHandle | None = None
     _answer_timer: asyncio.TimerHandle | None = None
 
@@ -60,6 +62,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         # Also what is no request, an empty line or the rest of a body that was refused, keeps nothing open for ever.
         if self._head_timer is None and (self.cycle is None or self.cycle.response_complete):
             self._head_timer = self.loop.call_later(self.limits.seconds, self._too_slow)
@@ -111,14 +115,17 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Without a request there is nothing to hand to the app."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refused:
             return
+        self._refused = True
         if self.cycle is None or self.cycle.response_complete:
             response = _response(problem)
             lines = [f"HTTP/1.1 {problem.status} {problem.body()['title']}".encode()]
             lines += [name + b": " + value for name, value in response.raw_headers]
             self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + bytes(response.body))
-        self.transport.close()
+        # Closed with bytes unread, the system would tell the client of a reset before it has read why.
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self.transport.close)
 
     @staticmethod
     def _stop(*timers: asyncio.TimerHandle | None) -> None:

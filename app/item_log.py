@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, cast
@@ -47,9 +47,18 @@ class ItemLog:
     """Writes and follows. Belongs to the event loop that made it; `close` it there.
 
     most: records that the hash may hold, tombstones included. garbage: fields of the hash that are no records.
+    evicting: the policy by which this Redis may drop keys; under one nothing is written.
     """
 
-    def __init__(self, url: str, *, most: int, write_timeout_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        most: int,
+        write_timeout_s: float = 1.0,
+        evicting: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._evicting = evicting
         self._most, self._write_s = most, 2 * write_timeout_s
         self._writes = connect(url, write_timeout_s, connections=8, wait_s=write_timeout_s)
         # A blocking read holds its connection: it has one of its own, with a timeout of its own.
@@ -73,6 +82,8 @@ class ItemLog:
 
         Raises ItemsUnavailable, TooManyItems.
         """
+        if (policy := self._evicting()) is not None:
+            raise ItemsUnavailable(f"Redis may drop what it is given (maxmemory-policy {policy})")
         arguments = (2, HASH, LOG, item_id, record, str(self._most), str(LOG_KEPT))
         try:
             said, value = await self._write_guard.call(lambda: self._evaluate(arguments), deadline_s=self._write_s)

@@ -54,7 +54,9 @@ async def open_service(settings: Settings, metrics: Metrics, stack: AsyncExitSta
         load_seconds=settings.load_seconds,
         memory_margin=settings.memory_margin,
     )
-    item_log = None if url is None else ItemLog(url, most=settings.items_added)
+    item_log = None
+    if url is not None and histories is not None:
+        item_log = ItemLog(url, most=settings.items_added, evicting=lambda: histories.evicting)
     updates = None if item_log is None else ItemUpdates(item_log, batcher, lambda: versions.in_memory())
     versions = Versions(
         store,

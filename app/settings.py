@@ -29,6 +29,11 @@ def _keys(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
+def _one_key(value: str | None) -> str | None:
+    refuse_half_hashes((value,) if value is not None else ())
+    return value
+
+
 def _redis(value: str) -> str:
     """The address itself stays out of the message: it may hold a password."""
     try:
@@ -53,7 +58,7 @@ def _cores() -> int:
 class Settings(BaseModel):
     """One field per variable; the name is the field's in capitals after NAISEKI_. An empty variable counts as unset.
 
-    api_keys, admin_keys: as they are, or as `sha256:` and their digest.
+    api_keys, admin_keys, metrics_key: as they are, or as `sha256:` and their digest.
     store: folder of bundles. data: folder for the embedded Redis, and the cache of prepared bundles.
     redis_url: of the histories; unset = a server that the service runs itself; none = no histories.
     threads: of the inference thread's matrix products. max_batch_ms: the longest that one batch of several may take.
@@ -79,7 +84,7 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     api_keys: Keys = ()
     admin_keys: Keys = ()
-    metrics_key: Annotated[str | None, Field(repr=False)] = None
+    metrics_key: Annotated[str | None, AfterValidator(_one_key), Field(repr=False)] = None
     redis_url: Annotated[Annotated[str, AfterValidator(_redis)] | None, Field(repr=False)] = None
     data: Path = Path(".naiseki")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"

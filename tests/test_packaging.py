@@ -151,7 +151,33 @@ def test_the_served_image_has_no_offline_code_and_the_training_image_no_service(
 
 @pytest.mark.parametrize("name", ["serve", "train"])
 def test_images_run_without_root(name: str) -> None:
-    assert re.findall(r"^USER (\w+)$", stage(name), flags=re.MULTILINE) == ["naiseki"]
+    (made,) = re.findall(
+        r"^RUN useradd --system --uid (\d+) --home-dir /nonexistent naiseki", DOCKERFILE, flags=re.MULTILINE
+    )
+    assert int(made) >= 1000
+    assert re.findall(r"^USER (\S+)$", stage(name), flags=re.MULTILINE) == [made]
+    after = stage(name).split(f"USER {made}\n")[1]
+    assert not re.search(r"^(RUN|COPY|ADD|USER)\b", after, flags=re.MULTILINE), (
+        "code belongs to root, and stays as it is"
+    )
+
+
+def test_images_write_to_their_volume_and_to_tmp_alone() -> None:
+    """What a read-only root file system leaves: home is /tmp, byte code is made beforehand, the rest is in /data."""
+    settings = dict(re.findall(r"^(?:ENV )? *(\w+)=(\S+?)(?: \\)?$", stage("dependencies"), flags=re.MULTILINE))
+    assert settings["HOME"] == "/tmp"
+    assert settings["PYTHONDONTWRITEBYTECODE"] == "1"
+    folders = {name: path for name, path in settings.items() if name.startswith("NAISEKI_")}
+    assert set(folders) == {"NAISEKI_STORE", "NAISEKI_DATA", "NAISEKI_CACHE"}
+    assert all(path.startswith("/data/") for path in folders.values())
+    assert re.search(r"^VOLUME /data$", DOCKERFILE, flags=re.MULTILINE)
+    for name in ("serve", "train"):
+        assert "python -m compileall" in stage(name)
+
+
+def test_images_hold_no_secret() -> None:
+    assert not re.search(r"(KEY|PASSWORD|TOKEN|SECRET)S?=", DOCKERFILE)
+    assert re.findall(r"^ARG (\w+)", DOCKERFILE, flags=re.MULTILINE) == ["FAISS", "TORCH_INDEX"]
 
 
 def test_the_served_image_looks_after_its_health() -> None:

@@ -162,6 +162,7 @@ def test_a_head_without_end_is_too_large(strict: Running, pieces: int) -> None:
         with contextlib.suppress(ConnectionError):  # it need not hear the rest
             for at in range(0, len(head), step):
                 connection.sendall(head[at : at + step])
+                time.sleep(0.002)
         said = problem(rest(connection))
     assert (said["status"], said["type"]) == (413, "/problems/too-large")
     assert "NAISEKI_HEAD_BYTES" in said["detail"]

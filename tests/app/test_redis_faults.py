@@ -13,6 +13,7 @@ from statistics import median
 import pytest
 from redis import Redis
 
+from app.item_log import ItemLog, ItemsUnavailable
 from app.user_history import Event, HistoriesUnavailable, UserHistories
 from tests.redis_proxy import RedisProxy
 from tests.redis_server import RedisServer, redis_server
@@ -227,6 +228,24 @@ def test_a_policy_that_changes_is_noticed(
     with caplog.at_level(logging.WARNING, "app.redis_policy"):
         asyncio.run(run())
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"], "once each, not with every look"
+
+
+def test_no_item_is_kept_where_it_may_be_dropped(server: RedisServer, proxy: RedisProxy) -> None:
+    async def run() -> None:
+        async with opened(proxy, timeout_s=1.0, recheck_s=0.05) as histories:
+            log = ItemLog(server.url, most=10, evicting=lambda: histories.evicting)
+            with Redis(unix_socket_path=str(server.socket)) as operator:
+                operator.config_set("maxmemory-policy", "allkeys-lru")
+                try:
+                    await asyncio.sleep(0.3)
+                    with pytest.raises(ItemsUnavailable, match="allkeys-lru"):
+                        await log.write("i", "record")
+                    assert not operator.exists("naiseki:items")
+                finally:
+                    operator.config_set("maxmemory-policy", "noeviction")
+                    await log.close()
+
+    asyncio.run(run())
 
 
 def test_another_server_behind_the_same_address_is_looked_at_before_it_is_used(

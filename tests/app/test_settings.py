@@ -69,6 +69,7 @@ def test_loopback_needs_no_key(host: str) -> None:
         ("SHADOW_SHARE", "1.5"),
         ("API_KEYS", "good sha256:secret"),
         ("ADMIN_KEYS", "sha256:"),
+        ("METRICS_KEY", "sha256:secret"),
         ("RATE_PER_SECOND", "-1"),
         ("RATE_PER_SECOND", "inf"),
         ("CLIENT_SECONDS", "0"),

@@ -65,6 +65,23 @@ def test_our_own_containers_have_a_gpu_and_a_read_only_root(name: str) -> None:
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     assert SERVICES[name]["read_only"] is True
     assert SERVICES[name]["tmpfs"] == ["/tmp"]
+    assert SERVICES[name]["cap_drop"] == ["ALL"]
+    assert "cap_add" not in SERVICES[name]
+    assert "user" not in SERVICES[name], "the image's, who is not root"
+    assert {mount.split(":")[1] for mount in SERVICES[name]["volumes"]} == {"/data"}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_container_gains_or_shares_more_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    for power in ("privileged", "pid", "network_mode", "ipc", "devices", "cap_add"):
+        assert power not in service
+    mounted = [mount for mount in service["volumes"] if mount.startswith(("/", "."))]
+    assert all(mount.startswith("./deploy/") and mount.endswith(":ro") for mount in mounted)
+    published = [str(port) for port in service.get("ports", ())]
+    assert name == "app" or all(port.startswith("127.0.0.1:") for port in published)
+    assert name != "redis" or published == [], "histories are for the service alone"
 
 
 def test_both_share_one_store() -> None:

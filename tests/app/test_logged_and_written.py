@@ -1,4 +1,5 @@
-"""A real service, told to log everything and given every reason to: what it writes must be fit for a log collector."""
+"""A real service, told to log everything and given every reason to: what it logs must be fit for a log collector, and
+what it writes must fit into a container whose root file system is read-only."""
 
 from __future__ import annotations
 
@@ -8,20 +9,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 from redis import Redis
 
-from model_store.preparing import prepare
+from model_store.store import ModelStore
 from tests.redis_proxy import RedisProxy
 from tests.redis_server import redis_server
-
-if TYPE_CHECKING:
-    from tests.app.conftest import Pair
 
 ROOT = Path(__file__).parents[2]
 KEY, ADMIN, METRICS, WRONG = "klient-geheim", "admin-geheim", "metrik-geheim", "falsch-geraten"
@@ -37,7 +34,24 @@ SECRETS = {
 }
 
 
-@pytest.fixture
+LOOK = """
+import os, runpy, sys
+allowed = (*sys.argv[1].split(":"), "/dev/")
+writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+def look(event, arguments):
+    if event == "open":
+        touches = isinstance(arguments[0], (str, bytes)) and bool((arguments[2] or 0) & writing)
+    else:
+        touches = event in ("os.mkdir", "os.rename", "os.remove", "os.symlink", "os.link", "os.truncate", "os.chmod")
+    if touches and not os.path.abspath(os.fsdecode(arguments[0])).startswith(allowed):
+        os.write(2, f"WRITES {event} {arguments[0]}\\n".encode())
+sys.addaudithook(look)
+sys.argv = ["app"]
+runpy.run_module("app", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.fixture(scope="module")
 def proxy() -> Iterator[RedisProxy]:
     """In front of a Redis that wants a password."""
     with redis_server() as server, Redis(unix_socket_path=str(server.socket)) as operator:
@@ -52,12 +66,18 @@ def free_port() -> int:
         return port
 
 
-def test_nothing_secret_is_ever_logged(pair: Pair, tmp_path: Path, proxy: RedisProxy) -> None:
-    port, data, log = free_port(), tmp_path / "data", tmp_path / "log"
-    for version in (pair.alpha, pair.beta):
-        prepare(pair.store.folder(version), data / "prepared")
+@pytest.fixture(scope="module")
+def told(proxy: RedisProxy, published: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Everything that the service said on its two outputs."""
+    return run(proxy, published, tmp_path_factory.mktemp("told"))
+
+
+def run(proxy: RedisProxy, published: Callable[..., str], folder: Path) -> str:
+    port, data, log = free_port(), folder / "data", folder / "log"
+    store = ModelStore(folder / "store")
+    store.activate(published(store, "alpha"), by="test")
     settings = {
-        "STORE": str(pair.store.root),
+        "STORE": str(store.root),
         "DATA": str(data),
         "PORT": str(port),
         "LOG_LEVEL": "debug",
@@ -69,8 +89,10 @@ def test_nothing_secret_is_ever_logged(pair: Pair, tmp_path: Path, proxy: RedisP
         "GRACE_SECONDS": "0",
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NAISEKI_")}
+    (folder / "tmp").mkdir()
+    kept |= {"TMPDIR": str(folder / "tmp"), "HOME": str(folder / "tmp"), "PYTHONDONTWRITEBYTECODE": "1"}  # as the image
     environment = {**kept, "OMP_NUM_THREADS": "1", **{f"NAISEKI_{name}": value for name, value in settings.items()}}
-    command = [sys.executable, "-X", "dev", "-W", "ignore", "-m", "app"]
+    command = [sys.executable, "-X", "dev", "-W", "ignore", "-c", LOOK, f"{data}:{store.root}:{folder / 'tmp'}"]
     with log.open("wb") as written:
         started = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=written, stderr=subprocess.STDOUT)
         try:
@@ -84,10 +106,17 @@ def test_nothing_secret_is_ever_logged(pair: Pair, tmp_path: Path, proxy: RedisP
             if started.poll() is None:
                 started.kill()
                 started.wait()
-    text = log.read_text()
-    assert '"level": "debug"' in text
-    assert "Redis" in text, "an outage was told of"
-    assert [name for name, secret in SECRETS.items() if secret in text] == []
+    return log.read_text()
+
+
+def test_nothing_secret_is_ever_logged(told: str) -> None:
+    assert '"level": "debug"' in told
+    assert "Redis" in told, "an outage was told of"
+    assert [name for name, secret in SECRETS.items() if secret in told] == []
+
+
+def test_it_writes_to_its_folders_and_to_tmp_alone(told: str) -> None:
+    assert [line for line in told.splitlines() if line.startswith("WRITES")] == []
 
 
 def provoke(http: httpx.Client, proxy: RedisProxy) -> None:
