@@ -72,8 +72,10 @@ def shortage(manifest: Manifest, device: str, *, margin: float, root: Path = Pat
 
 
 def held_bytes(bundle: Bundle) -> int:
-    """What encoder, ranker, index and catalogue hold."""
-    modules = [module for module in (bundle.encoder, bundle.ranker) if isinstance(module, torch.nn.Module)]
+    """What encoder, ranker, text tower, index and catalogue hold."""
+    modules = [
+        module for module in (bundle.encoder, bundle.ranker, bundle.text_tower) if isinstance(module, torch.nn.Module)
+    ]
     tensors = {id(one): one.nbytes for module in modules for one in (*module.parameters(), *module.buffers())}
     return sum(tensors.values()) + bundle.index.vectors_ND.nbytes + int(bundle.catalog.frame.estimated_size())
 
