@@ -23,6 +23,8 @@ from model_store.bundle import Bundle
 from model_store.index_memory import Floats
 
 AT_ONCE = 64  # texts that are handed to the inference thread together
+PREPARED_AT_ONCE = 512
+PREPARE_S = 120.0  # for so many
 RETRY_S = 0.25
 FIRST_READ_S = 2.0  # a start waits so long for Redis; then it serves without, and takes the items in when it answers
 _log = logging.getLogger(__name__)
@@ -104,20 +106,25 @@ class ItemUpdates:
     async def prepare(self, bundle: Bundle) -> Overlay:
         """The overlay of a bundle that is about to be published: everything that is known when this returns.
 
-        From then on the bundle must be among `loaded`, before the event loop turns again.
+        From then on the bundle must be among `loaded`, before the event loop turns again. Texts wait behind requests,
+        so an overload could hold up a swap for ever: a step that takes too long ends the waiting.
         """
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._read_once.wait(), FIRST_READ_S)
         overlay = Overlay()
-        while True:
-            while plan := self._plan(overlay):
-                grown = await self._grown(bundle, overlay, plan)
-                if grown is overlay:
-                    await asyncio.sleep(RETRY_S)
-                overlay = grown
-            await asyncio.to_thread(overlay.derive)
-            if not self._plan(overlay):  # nothing came meanwhile
-                return overlay
+        while plan := self._plan(overlay, PREPARED_AT_ONCE):
+            try:
+                async with asyncio.timeout(PREPARE_S):
+                    grown = await self._grown(bundle, overlay, plan)
+            except TimeoutError:
+                _log.error("published before its items are encoded; they follow", extra={"version": bundle.version})
+                break
+            if grown is overlay:
+                await asyncio.sleep(RETRY_S)
+            overlay = grown
+            if len(plan.records) < PREPARED_AT_ONCE:  # the last ones, but for what comes while they are sorted
+                await asyncio.to_thread(overlay.derive)
+        return overlay
 
     async def shown(self, record: ItemRecord, loaded: Sequence[Loaded], seconds: float) -> dict[str, Visibility]:
         """Where each version stands with this change, once all have taken it in or the time is over."""
