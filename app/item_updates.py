@@ -22,7 +22,9 @@ from app.serving import Serving
 from model_store.bundle import Bundle
 from model_store.index_memory import Floats
 
-AT_ONCE = 64  # changes that one new overlay takes in
+AT_ONCE = 64  # texts that are handed to the inference thread together
+PREPARED_AT_ONCE = 512
+PREPARE_S = 120.0  # for so many
 RETRY_S = 0.25
 FIRST_READ_S = 2.0  # a start waits so long for Redis; then it serves without, and takes the items in when it answers
 _log = logging.getLogger(__name__)
@@ -104,16 +106,24 @@ class ItemUpdates:
     async def prepare(self, bundle: Bundle) -> Overlay:
         """The overlay of a bundle that is about to be published: everything that is known when this returns.
 
-        From then on the bundle must be among `loaded`, before the event loop turns again.
+        From then on the bundle must be among `loaded`, before the event loop turns again. Texts wait behind requests,
+        so an overload could hold up a swap for ever: a step that takes too long ends the waiting.
         """
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._read_once.wait(), FIRST_READ_S)
         overlay = Overlay()
-        while plan := self._plan(overlay):
-            grown = await self._grown(bundle, overlay, plan)
+        while plan := self._plan(overlay, PREPARED_AT_ONCE):
+            try:
+                async with asyncio.timeout(PREPARE_S):
+                    grown = await self._grown(bundle, overlay, plan)
+            except TimeoutError:
+                _log.error("published before its items are encoded; they follow", extra={"version": bundle.version})
+                break
             if grown is overlay:
                 await asyncio.sleep(RETRY_S)
             overlay = grown
+            if len(plan.records) < PREPARED_AT_ONCE:  # the last ones, but for what comes while they are sorted
+                await asyncio.to_thread(overlay.derive)
         return overlay
 
     async def shown(self, record: ItemRecord, loaded: Sequence[Loaded], seconds: float) -> dict[str, Visibility]:
@@ -135,18 +145,19 @@ class ItemUpdates:
                 del self._records[item_id]
         self.learn(news.records.values())
 
-    def _plan(self, overlay: Overlay) -> _Plan:
+    def _plan(self, overlay: Overlay, most: int | None = None) -> _Plan:
         missing = [record for record in self._records.values() if not overlay.has(record)]
         missing.sort(key=lambda record: record.sequence)
-        return _Plan(missing[:AT_ONCE], [item_id for item_id in overlay.numbers if item_id not in self._records])
+        return _Plan(missing[:most], [item_id for item_id in overlay.numbers if item_id not in self._records])
 
     async def _bring_up(self, loaded: Loaded) -> bool:
         """Whether it is still behind."""
         bundle, overlay = loaded.bundle, loaded.serving.overlay
-        while plan := self._plan(overlay):
+        while plan := self._plan(overlay, AT_ONCE):
             grown = await self._grown(bundle, overlay, plan)
             if grown is overlay:
                 return True
+            await asyncio.to_thread(grown.derive)  # not while a request waits for it
             loaded.serving, overlay = Serving(bundle, grown), grown
             async with self._applied:
                 self._applied.notify_all()
@@ -154,7 +165,10 @@ class ItemUpdates:
 
     async def _grown(self, bundle: Bundle, overlay: Overlay, plan: _Plan) -> Overlay:
         """The overlay after as much of the plan as can be done now; itself when that is nothing."""
-        vectors = await asyncio.gather(*(self._vector(bundle, record) for record in plan.records))
+        vectors: list[Floats | Problem | None] = []
+        for first in range(0, len(plan.records), AT_ONCE):
+            some = plan.records[first : first + AT_ONCE]
+            vectors += await asyncio.gather(*(self._vector(bundle, record) for record in some))
         changes = [Change(item_id, None) for item_id in plan.forgotten]
         changes += [
             Change(record.item_id, record, vector)
@@ -163,13 +177,7 @@ class ItemUpdates:
         ]
         if not changes:
             return overlay
-
-        def make() -> Overlay:
-            grown = overlay.changed(bundle.catalog, changes)
-            grown.derive()
-            return grown
-
-        return await asyncio.to_thread(make)
+        return await asyncio.to_thread(overlay.changed, bundle.catalog, changes)
 
     async def _vector(self, bundle: Bundle, record: ItemRecord) -> Floats | Problem | None:
         """None: it is not shown by this bundle's overlay. Problem: not now, but perhaps later."""

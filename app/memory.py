@@ -73,7 +73,7 @@ def shortage(manifest: Manifest, device: str, *, margin: float, root: Path = Pat
 
 
 def held_bytes(bundle: Bundle) -> int:
-    """What encoders, ranker, index and catalogue hold."""
+    """What encoders, ranker, text tower, index and catalogue hold."""
     parts = (bundle.encoder, bundle.ranker, bundle.text_tower, bundle.fallback)
     modules = [part for part in parts if isinstance(part, torch.nn.Module)]
     tensors = {id(one): one.nbytes for module in modules for one in (*module.parameters(), *module.buffers())}

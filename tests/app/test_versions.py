@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from app.batching import Batcher
 from app.errors import Problem
+from app.item_records import START, ItemRecord
 from app.kept import keep
 from app.loading import Loader, LoadFailed
 from app.metrics import Metrics
-from app.overlay import Overlay
+from app.overlay import Change, Overlay
 from app.targets import Keeping
 from app.versions import Versions
 from model_store.bundle import Bundle
@@ -355,15 +357,17 @@ def test_a_version_without_room_is_refused_with_the_figures(pair: Pair, publishe
 
 def test_items_are_prepared_before_a_version_answers(pair: Pair) -> None:
     seen: list[tuple[str, bool]] = []
+    vector_D = np.ones(8, dtype=np.float32)
 
     async def story(scene: Scene) -> None:
         async def prepare_items(bundle: Bundle) -> Overlay:
             answers = scene.versions.serving is not None and scene.versions.serving.find(bundle.version) is not None
             seen.append((bundle.version, answers))
-            return Overlay()
+            return Overlay().changed(bundle.catalog, [Change("new", ItemRecord("new", START, "New"), vector_D)])
 
         scene.versions._loads._prepare_items = prepare_items
         await scene.until(scene.serves(pair.beta, pair.alpha))
+        assert [one.serving.row("new") for one in scene.versions.in_memory()] == [60, 60]
 
     play(pair.store, story)
     assert seen == [(pair.beta, False), (pair.alpha, False)]

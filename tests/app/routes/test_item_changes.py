@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
@@ -11,13 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
+import polars as pl
 import pytest
 import redis
+import torch
+from tokenizers import Tokenizer
 
 from app.settings import Settings
+from model_store.base_models import open_base
+from model_store.catalog import ItemCatalog
 from model_store.item_placer import ItemPlacer, PlacerConfig
 from model_store.staging import BundleParts
 from model_store.store import ModelStore
+from model_store.text_tower import TextTowerConfig
 from model_store.tf_idf import TfIdf
 
 if TYPE_CHECKING:
@@ -33,6 +41,24 @@ def with_placer(parts: BundleParts, dim: int = 8) -> BundleParts:
     weights_FD = np.random.default_rng(5).normal(size=(len(tf_idf.vocabulary) + 1, dim))
     config = PlacerConfig(item_text="{title} | {text}", vocabulary=tf_idf.vocabulary, unseen=tf_idf.unseen, norm=40.0)
     return replace(parts, placer=ItemPlacer(config, tf_idf, weights_FD))
+
+
+def with_tower(parts: BundleParts, base_folder: Path, dim: int = 8) -> BundleParts:
+    """Items named `Item <row>` stand where a random language model puts that."""
+    base = open_base(str(base_folder), dtype=torch.float32)
+    size = len(next(base.embedding.parameters()))
+    config = TextTowerConfig(lm=base.config, vocabulary=size, inner_dim=dim, item_text="{title}", max_tokens=8)
+    tower = config.build(base.lm).eval().requires_grad_(False)
+    tower.token_inputs.copy_(base.embedding(torch.arange(size)))
+    tower.tokenizer = Tokenizer.from_file(str(base.tokenizer_file))
+    titles = [f"Item {row}" for row in range(len(parts.catalog))]
+    return replace(
+        parts,
+        catalog=ItemCatalog(parts.catalog.frame.with_columns(pl.Series("title", titles))),
+        item_vectors_ND=tower.encode_texts(titles),
+        text_tower=tower,
+        tokenizer=base.tokenizer_file,
+    )
 
 
 @dataclass(frozen=True)
@@ -227,6 +253,60 @@ def test_garbage_in_redis_is_skipped_and_counted(server: Running) -> None:
     wait_for(lambda: "naiseki_item_records_skipped 2.0" in http.get("/metrics").text)
     store.hdel("naiseki:items", "bad-1", "bad-2")
     store.close()
+
+
+def test_redis_gone_refuses_changes_and_nothing_else(server: Running, world: World) -> None:
+    http = server.http
+    http.put("/v1/items/before", json={"title": "Sea"}).raise_for_status()
+    path = server.service.changes._log._writes.connection_pool.connection_kwargs["path"]  # type: ignore[union-attr]
+    store = redis.Redis(unix_socket_path=path)
+    pid = int(store.info()["process_id"])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        refused = http.put("/v1/items/during", json={"title": "Sea"})
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/not-ready")
+        assert "retry-after" in refused.headers
+        bulk = http.post("/v1/items/bulk", json={"items": [{"item_id": "during", "title": "Sea"}]})
+        assert [one["status"] for one in bulk.json()["results"]] == [503]
+        assert recommended(http, "before")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        store.close()
+
+    def accepted() -> bool:
+        return http.put("/v1/items/afterwards", json={"title": "Hill"}).status_code == 200
+
+    wait_for(accepted)
+    assert recommended(http, "afterwards")
+
+
+def test_a_version_with_a_text_tower_is_searched_by_meaning(
+    world: World,
+    serve: Serve,
+    childless: Callable[[], AbstractContextManager[None]],
+    parts_of: Callable[..., BundleParts],
+    publish_parts: Callable[[ModelStore, BundleParts], str],
+    tiny_base: Path,
+    tmp_path: Path,
+) -> None:
+    parts = with_tower(parts_of("item"), tiny_base)
+    store = ModelStore(tmp_path / "store")
+    store.activate(publish_parts(store, parts), by="test")
+    with childless(), serve(Settings(store=store.root, data=tmp_path / "data", poll_seconds=0.05)) as server:
+        http = server.ready().http
+        found = http.post("/v1/search", json={"text": "Item 7", "k": 3}).json()["items"]
+        assert (found[0]["item_id"], found[0]["score"]) == ("item-7", pytest.approx(1.0, abs=1e-5))
+        put = http.put("/v1/items/new", json={"title": "a b 7 7 Item"})
+        assert set(put.json()["versions"].values()) == {"recommendable"}
+        assert recommended(http, "new", history=["item-1"])
+        assert http.post("/v1/search", json={"text": "a b 7 7 Item", "k": 1}).json()["items"][0]["item_id"] == "new"
+        http.put("/v1/items/item-7", json={"title": "b b b b"}).raise_for_status()
+        assert http.post("/v1/search", json={"text": "b b b b", "k": 1}).json()["items"][0]["item_id"] == "item-7"
+        far = http.post("/v1/search", json={"text": "Item 7", "k": 100}).json()["items"]
+        assert [item["item_id"] for item in far].count("item-7") == 1
+        assert len(far) == 61
+        for body in ({"text": ""}, {"text": "x", "k": 0}, {"text": "x" * 2001}, {"k": 1}):
+            assert http.post("/v1/search", json=body).status_code == 422
 
 
 def test_an_id_family_alone_refuses_new_items(http: httpx.Client) -> None:
