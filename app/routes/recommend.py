@@ -53,13 +53,12 @@ async def recommend_batch(request: Request) -> Response:
     keys.charge(request, len(asks.requests) - 1)
     with service.versions.current().held() as routing:
         Trace.of(request.scope).version = routing.live.version
-        async with dropped_when_gone(request):
-            async with asyncio.TaskGroup() as group:
-                entries = []
-                for start in range(0, len(asks.requests), TOGETHER):
-                    for ask in asks.requests[start : start + TOGETHER]:
-                        entries.append(group.create_task(_entry(service, ask, routing)))
-                    await asyncio.sleep(0)
+        entries: list[asyncio.Task[BatchEntry]] = []
+        async with dropped_when_gone(request), asyncio.TaskGroup() as group:
+            for start in range(0, len(asks.requests), TOGETHER):
+                together = asks.requests[start : start + TOGETHER]
+                entries += [group.create_task(_entry(service, ask, routing)) for ask in together]
+                await asyncio.sleep(0)
     return await batch_answer([entry.result() for entry in entries])
 
 

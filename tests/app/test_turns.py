@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,11 +11,13 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic_core import to_json
 
 from app import recommender
 from app.routes import recommend
 from app.settings import Settings
 from app.turns import FEW_ITEMS, Turns
+from app.work import Recommendation
 from model_store.store import ModelStore
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ def test_blocks_come_one_by_one_and_the_loop_goes_round_between_them() -> None:
         await asyncio.gather(*(block(name) for name in range(4)), others())
         blocks = [place for place, name in enumerate(seen) if name is not None]
         assert [seen[place] for place in blocks] == [0, 1, 2, 3]
-        assert all(None in seen[one:other] for one, other in zip(blocks, blocks[1:], strict=False))
+        assert all(None in seen[one:other] for one, other in itertools.pairwise(blocks))
 
     asyncio.run(story())
 
@@ -83,8 +86,8 @@ def test_a_call_with_a_hundred_long_answers_holds_the_loop_for_none_of_them(
 ) -> None:
     rounds = Rounds(large.service.batcher._loop)
     monkeypatch.setattr(recommender, "items_out", rounds.watched("items", recommender.items_out))
-    monkeypatch.setattr(recommend, "to_json", rounds.watched("json", recommend.to_json))
-    monkeypatch.setattr(recommender.Recommendation, "of", rounds.watched("asked", recommender.Recommendation.of))
+    monkeypatch.setattr(recommend, "to_json", rounds.watched("json", to_json))
+    monkeypatch.setattr(Recommendation, "of", rounds.watched("asked", Recommendation.of))
     requests = [{"history": [f"large-{n}"], "k": 1000, "timeout_ms": 60_000} for n in range(ASKED)]
     try:
         answer = large.http.post("/v1/recommend/batch", json={"requests": requests})
