@@ -20,6 +20,7 @@ from app.routing import Routing, Served
 from app.schemas import RecommendRequest
 from app.serving import Serving
 from app.shadow import Shadow, ShadowRecommendation
+from app.turns import FEW_ITEMS, Turns
 from app.user_history import HistoriesUnavailable, UserHistories
 from app.work import Found, Recommendation, Work
 from model_store.errors import UnknownVersion
@@ -50,7 +51,7 @@ class Recommender:
         shadow: Shadow,
     ) -> None:
         self._store, self._histories, self._batcher, self._metrics = store, histories, batcher, metrics
-        self._shadow = shadow
+        self._shadow, self._turns = shadow, Turns()
 
     async def recommend(self, ask: RecommendRequest, routing: Routing) -> RecommendAnswer:
         """One bundle from the first step to the last. Problem when the request cannot be answered."""
@@ -82,7 +83,7 @@ class Recommender:
         if reason is not None:
             self._metrics.fallbacks.labels(reason).inc()
         self._metrics.stages(served.version, served.label).impressions.inc()
-        items = items_out(served.serving, found)
+        items = await self._items(served.serving, found)
         if routing.shadow is not None and served.label == "live" and reason is None:
             copy = partial(self._as_shadow, ask, routing.shadow.serving)
             self._shadow.offer(routing.shadow, [item.item_id for item in items], copy)
@@ -98,6 +99,12 @@ class Recommender:
             exhausted=found.exhausted,
             timings_ms=timings,
         )
+
+    async def _items(self, serving: Serving, found: Candidates) -> list[ItemOut]:
+        if len(found.rows) <= FEW_ITEMS:
+            return items_out(serving, found)
+        async with self._turns.one():
+            return items_out(serving, found)
 
     async def _as_shadow(self, ask: RecommendRequest, serving: Serving) -> list[str] | None:
         """The item ids that the shadow's bundle answers; None where it knows nothing of this history."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from fastapi import APIRouter, Depends, Request
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from app import keys
@@ -15,7 +17,9 @@ from app.routes.wire import answer, dropped_when_gone, problems, read, takes
 from app.routing import Routing
 from app.schemas import BatchRequest, RecommendRequest
 from app.service import Service
+from app.turns import FEW_ITEMS
 
+TOGETHER = 20  # requests of one call that are looked at, and queued, in one turn of the loop
 router = APIRouter(prefix="/v1", tags=["recommend"], dependencies=[Depends(keys.client)])
 
 
@@ -49,9 +53,13 @@ async def recommend_batch(request: Request) -> Response:
     keys.charge(request, len(asks.requests) - 1)
     with service.versions.current().held() as routing:
         Trace.of(request.scope).version = routing.live.version
-        async with dropped_when_gone(request):
-            results = await asyncio.gather(*(_entry(service, ask, routing) for ask in asks.requests))
-    return answer(BatchAnswer(list(results)))
+        entries: list[asyncio.Task[BatchEntry]] = []
+        async with dropped_when_gone(request), asyncio.TaskGroup() as group:
+            for start in range(0, len(asks.requests), TOGETHER):
+                together = asks.requests[start : start + TOGETHER]
+                entries += [group.create_task(_entry(service, ask, routing)) for ask in together]
+                await asyncio.sleep(0)
+    return await batch_answer([entry.result() for entry in entries])
 
 
 async def _answered(service: Service, ask: RecommendRequest, routing: Routing) -> RecommendAnswer:
@@ -59,6 +67,16 @@ async def _answered(service: Service, ask: RecommendRequest, routing: Routing) -
     if service.feedback is not None:
         service.feedback.served(found.request_id, found.version, ask.user_id)
     return found
+
+
+async def batch_answer(entries: Sequence[BatchEntry]) -> Response:
+    """A `BatchAnswer`, written entry by entry: a hundred of a thousand items are a fifth of a second in one piece."""
+    written = []
+    for entry in entries:
+        written.append(to_json(entry))
+        if entry.answer is not None and len(entry.answer.items) > FEW_ITEMS:
+            await asyncio.sleep(0)
+    return Response(b'{"results":[' + b",".join(written) + b"]}", media_type="application/json")
 
 
 async def _entry(service: Service, ask: RecommendRequest, routing: Routing) -> BatchEntry:
