@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self.usable = False
         if self._transport is not None:
-            self._transport.close()
+            self._transport.abort()
 
 
 class Connections:
@@ -84,6 +84,7 @@ class Connections:
     def __init__(self, port: int) -> None:
         self._port = port
         self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
 
     async def ask(self, request: bytes, *, seconds: float = 30.0) -> Answer:
         """Status 0 when nobody listens, the connection ends, or `seconds` are over."""
@@ -96,6 +97,7 @@ class Connections:
                 _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", self._port)
             except OSError:
                 return Answer()
+            self._open.add(connection)
         try:
             async with asyncio.timeout(seconds):
                 answer = await connection.ask(request)
@@ -104,14 +106,18 @@ class Connections:
             return Answer()
         if connection.usable:
             self._idle.append(connection)
+        else:
+            connection.close()
+            self._open.discard(connection)
         return answer
 
-    def close(self) -> None:
-        for connection in self._idle:
+    async def close(self) -> None:
+        for connection in self._open:
             connection.close()
+        await asyncio.sleep(0)  # they are gone in the loop's next turn
 
     async def __aenter__(self) -> Connections:
         return self
 
     async def __aexit__(self, *_: Any) -> None:
-        self.close()
+        await self.close()

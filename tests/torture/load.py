@@ -49,7 +49,7 @@ class OpenLoad:
 
     async def __aexit__(self, *_: object) -> None:
         await self.ended()
-        self._connections.close()
+        await self._connections.close()
 
     async def ended(self) -> None:
         self._task.cancel()

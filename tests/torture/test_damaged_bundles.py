@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,17 +94,25 @@ def test_a_service_refuses_them_and_goes_on(
     assert not back, back
 
 
+def wait_for_last_good(versions: TwoVersions) -> None:
+    """It is written by the process that serves the first version, a moment after it began to."""
+    end = time.monotonic() + 20
+    while versions.store.labels().last_good != versions.first:
+        assert time.monotonic() < end, versions.store.labels()
+        time.sleep(0.05)
+
+
 def broken_restarts(service: ServiceProcess, versions: TwoVersions, names: Sequence[str]) -> list[str]:
     """The service starts with a live version that is broken, on a fresh cache; what went otherwise than promised."""
     wrong = []
     folder = versions.store.folder(versions.second)
     for name in names:
         assert service.activate(versions.first).status_code == 200
+        wait_for_last_good(versions)
         service.signal(signal.SIGKILL)
         service.ended()
         shutil.rmtree(service.data / "prepared")
         versions.store.activate(versions.second, by="torture")
-        assert versions.store.labels().last_good == versions.first
         (damage,) = [one for one in of_bytes(folder) if one.name == name]
         with damaged(folder, damage):
             told = service.start().ready().http.get("/readyz").json()
