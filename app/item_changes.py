@@ -25,7 +25,7 @@ class ItemChanges:
     async def put(self, item_id: str, ask: ItemRequest, loaded: Sequence[Loaded]) -> ChangedItemAnswer:
         """Problem `not-possible` when no version in memory can ever show the item. ItemsUnavailable, TooManyItems."""
         if not any(can_show(one.bundle, item_id) for one in loaded):
-            raise Problem("not-possible", "all versions here know items by their ids: train one with this item")
+            raise Problem("not-possible", "no version here can place a new item by its text: train one with this item")
         content = written(title=ask.title, text=ask.text, categories=ask.categories)
         sequence = await self._log.write(item_id, content)
         record = ItemRecord(item_id, sequence, ask.title, ask.text, ask.categories)

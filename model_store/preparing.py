@@ -70,12 +70,26 @@ def prepare(bundle_folder: Path, cache_folder: Path) -> Path:
 def _alone(target: Path) -> Iterator[None]:
     """One process prepares a version; a second one waits and finds it done. It would else remove, as damaged, what the
     first has just put there and is opening. The kernel frees the lock when its holder dies."""
-    descriptor = os.open(target.with_name(target.name + LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    file = target.with_name(target.name + LOCK)
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if _is_file(descriptor, file):
+            break
+        os.close(descriptor)  # its holder has removed it: whoever comes next locks another
+    try:
         yield
     finally:
+        if _is_file(descriptor, file):
+            file.unlink()
         os.close(descriptor)
+
+
+def _is_file(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def find_prepared(bundle_folder: Path, cache_folder: Path) -> Path | None:
@@ -169,9 +183,6 @@ def _tidy(cache: Path) -> None:
     for seen in cache.glob(f"*{SEEN}"):
         if not seen.with_suffix("").is_dir():
             seen.unlink(missing_ok=True)
-    for lock in cache.glob(f"*{LOCK}"):  # an old one: it may be held while there is no copy yet
-        if not lock.with_suffix("").is_dir() and time.time() - _used(lock) > ABANDONED_SECONDS:
-            lock.unlink(missing_ok=True)
 
 
 def _used(path: Path) -> float:

@@ -76,7 +76,7 @@ async def search_by_meaning(request: Request) -> Response:
         serving = routing.live.serving
         reader = item_reader(serving.bundle)
         if reader is None or not reader.by_meaning:
-            raise Problem("not-possible", f"{routing.live.version} knows items by their ids and cannot read a text")
+            raise Problem("not-possible", f"{routing.live.version} places no item by its text")
         async with dropped_when_gone(request):
             done = await service.batcher.submit(TextSearch.of(serving, ask.text, ask.k))
         return answer(TextSearchAnswer(routing.live.version, items_out(serving, done.result)))

@@ -26,8 +26,7 @@ from model_store.store import ModelStore
 def test_the_copy_answers_like_the_bundle(bundle_folder: Path, tmp_path: Path) -> None:
     prepared = prepare(bundle_folder, tmp_path / "cache")
     assert prepared.name == hashlib.sha256((bundle_folder / "manifest.json").read_bytes()).hexdigest()
-    beside = {f"{prepared.name}.seen", f"{prepared.name}.lock"}
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == {prepared.name, *beside}
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {prepared.name, f"{prepared.name}.seen"}
     histories = HistoryBatch.of([[1, 2, 3]])
     vectors_BD = Bundle.open(prepared).encode(histories).vectors_BD
     assert torch.equal(vectors_BD, Bundle.load(bundle_folder).encode(histories).vectors_BD)
@@ -124,7 +123,7 @@ def test_a_bundle_that_changes_while_it_is_read(
     monkeypatch.setattr(preparing, "_copied", meddling)
     with pytest.raises(BundleRefused, match=r"weights\.safetensors does not have the checksum"):
         prepare(bundle_folder, tmp_path / "cache")
-    assert [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_another_process_may_be_quicker(bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,8 +153,7 @@ def test_the_cache_does_not_grow_for_ever(store: ModelStore, publish: Callable[.
     (cache / ".preparing-new").mkdir()
     prepared.append(prepare(store.folder(publish()), cache))
     kept = {path.name for path in prepared[2:]}
-    there = {path.name for path in cache.iterdir() if path.suffix != ".lock"}
-    assert there == {*kept, *[f"{name}.seen" for name in kept], ".preparing-new"}
+    assert {path.name for path in cache.iterdir()} == {*kept, *[f"{name}.seen" for name in kept], ".preparing-new"}
 
 
 def test_the_child_process(bundle_folder: Path, tmp_path: Path) -> None:
