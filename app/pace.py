@@ -39,8 +39,12 @@ class Pace:
         return tokens
 
     def seconds_in_batches(self, tokens: int, longest: float, most: int) -> float:
-        """Estimated seconds of so many tokens that wait: in batches as large as `budget` lets them be."""
+        """Estimated seconds of so many tokens that wait: in batches as large as `budget` lets them be.
+
+        By what batches of that size took lately, where there were any: the best of all smaller ones would be a promise.
+        """
         if not tokens:
             return 0.0
         size = min(tokens, self.budget(longest, most))
-        return self.seconds(size) * tokens / size
+        measured = self._per_token.get(max(1, size - 1).bit_length())  # full batches are a little smaller than `size`
+        return tokens * (measured if measured is not None else self.seconds(size) / size)

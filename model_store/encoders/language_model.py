@@ -23,7 +23,7 @@ from model_store.encoders.history import Encoded, HistoryBatch, QueryEncoder, Us
 from model_store.encoders.packed_attention import Packed
 from model_store.encoders.pooling import Pooled, Pooling, pool, pool_running
 from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
-from model_store.encoders.token_row import ItemTokens, Spelling, TokenRow, lay_out
+from model_store.encoders.token_row import ItemTokens, Spelling, TokenRow, lay_out, sums
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -199,7 +199,12 @@ class LanguageModelEncoder(QueryEncoder):
         return vectors_XD * self.scale
 
     def token_counts(self, histories: HistoryBatch) -> list[int]:
-        return self._row(histories).lengths
+        """Without laying out a row: a service asks for every request, also for those that it then refuses."""
+        around = self.spelling.prefix + self.spelling.suffix
+        if self.config.item_input == "vector":
+            return [around + length for length in histories.lengths.tolist()]
+        block_T = self.item_tokens.lengths(histories.rows) + int(self.spelling.item_vector)
+        return [around + tokens for tokens in sums(block_T, histories.offsets).tolist()]
 
     def compute_in(self, dtype: torch.dtype) -> None:
         """Cast the LM and its inputs in place; head and pooling stay float32, config.dtype says what was trained.

@@ -93,7 +93,7 @@ def lay_out(
         raise ValueError("an item of these histories has no token to be read out at")
     past_B = torch.tensor(known) if known is not None else torch.zeros(len(histories), dtype=torch.int64)
     prefix_B = torch.where(past_B == 0, spelling.prefix, 0)
-    item_tokens_B = _sums(block_T, histories.offsets)
+    item_tokens_B = sums(block_T, histories.offsets)
     lengths_B = prefix_B + item_tokens_B + spelling.suffix
     starts_B = lengths_B.cumsum(0) - lengths_B
     item_starts_B = starts_B + prefix_B
@@ -134,6 +134,6 @@ def _ranges(starts: Tensor, lengths: Tensor) -> Tensor:
     return (starts - before).repeat_interleave(lengths) + torch.arange(int(lengths.sum()))
 
 
-def _sums(values_T: Tensor, offsets: Tensor) -> Tensor:
+def sums(values_T: Tensor, offsets: Tensor) -> Tensor:
     running = torch.cat((torch.zeros(1, dtype=torch.int64), values_T.cumsum(0)))
     return running[offsets].diff()

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -186,3 +187,21 @@ def test_a_deadline_is_kept_to_in_single_and_batch_calls(serve: Serve, store: Mo
         assert [one["status"] for one in batch.json()["results"]] == [504, 200]
         held.gate.set()
         assert server.http.post("/v1/recommend", json={"history": HISTORY}).status_code == 200
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_batch_call_whose_client_has_gone_is_never_computed(serve: Serve, store: ModelStore, held: Held) -> None:
+    settings = Settings(store=store.root, data=store.root / "data", redis_url="none", hang_seconds=60)
+    with serve(settings) as server, ThreadPoolExecutor(1) as pool:
+        server.ready()
+        held.on = True
+        first = pool.submit(lambda: server.http.post("/v1/recommend", json={"history": HISTORY}))
+        assert held.entered.wait(10)
+        requests = [{"history": [f"gamma-{n}"]} for n in range(45)]
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/recommend/batch", json={"requests": requests}, timeout=0.5)
+        held.gate.set()
+        assert first.result().status_code == 200
+        assert server.http.post("/v1/recommend", json={"history": HISTORY}).status_code == 200
+        assert "naiseki_dropped_entries_total 45.0" in server.http.get("/metrics").text
+        assert not server.service.versions.current().live.in_flight

@@ -41,3 +41,14 @@ def test_observations_are_averaged() -> None:
     for _ in range(50):
         pace.observe(4, 0.2)
     assert pace.seconds(4) == pytest.approx(0.2, rel=0.01)
+
+
+def test_what_waits_is_estimated_by_what_batches_of_its_size_took_lately() -> None:
+    pace = Pace()
+    assert pace.seconds_in_batches(1000, 0.15, 8192) == 0
+    pace.observe(4, 0.004)
+    assert pace.seconds_in_batches(0, 0.15, 8192) == 0
+    assert pace.seconds_in_batches(1000, 0.15, 8192) == pytest.approx(1.0), "scaled up from what is known"
+    pace.observe(100, 0.2)
+    assert pace.budget(0.15, 8192) == 128
+    assert pace.seconds_in_batches(1000, 0.15, 8192) == pytest.approx(2.0), "batches of a hundred are slower today"
