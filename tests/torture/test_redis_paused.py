@@ -11,12 +11,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from app.embedded_valkey import EmbeddedValkey
+from tests.redis_proxy import RedisProxy
 from tests.torture.bundles import TwoVersions
 from tests.torture.event_writers import EventWriters
 from tests.torture.figures import Figures
 from tests.torture.http_connection import Connections, request_bytes
 from tests.torture.load import OpenLoad, Sent, peak, percentile_ms
-from tests.torture.pausing_proxy import PausingProxy
 from tests.torture.service_process import ServiceProcess
 from tests.torture.test_swaps import SHARE_OF_PEAK
 
@@ -46,9 +46,7 @@ async def breaker_is_open(connections: Connections) -> bool:
     return re.search(r"^naiseki_redis_breaker_open(\{.*\})? 1\.0$", text, flags=re.MULTILINE) is not None
 
 
-async def pause_under_load(
-    service: ServiceProcess, proxy: PausingProxy, writers: EventWriters, *, full: bool
-) -> Paused:
+async def pause_under_load(service: ServiceProcess, proxy: RedisProxy, writers: EventWriters, *, full: bool) -> Paused:
     told = Paused()
     rate = SHARE_OF_PEAK * await peak(service.port, of_user, seconds=5) if full else 30.0
     steady, pause = (STEADY_SECONDS, PAUSE_SECONDS) if full else (1.0, 2.0)
@@ -74,7 +72,7 @@ async def pause_under_load(
     return told
 
 
-async def told_by(service: ServiceProcess, proxy: PausingProxy, *, full: bool) -> Paused:
+async def told_by(service: ServiceProcess, proxy: RedisProxy, *, full: bool) -> Paused:
     events = [{"user_id": f"known-{n}", "item_id": f"alpha-{n}"} for n in range(USERS)]
     known = await asyncio.to_thread(service.http.post, "/v1/events", json={"events": events})
     assert known.json()["accepted"] == USERS
@@ -92,13 +90,13 @@ async def torture(versions: TwoVersions, folder: Path, *, full: bool) -> Paused:
     redis = EmbeddedValkey(folder / "redis")
     socket = unquote((await redis.start()).removeprefix("unix://"))
     try:
-        async with PausingProxy(socket) as proxy:
+        with RedisProxy(Path(socket)) as proxy:
             service = ServiceProcess(
                 versions.store.root, folder / "data", pinned=full, prepared=(versions.first,),
-                redis_url=f"redis://127.0.0.1:{proxy.port}/0",
+                redis_url=proxy.url,
             )  # fmt: skip
             try:
-                await asyncio.to_thread(service.__enter__)  # the proxy lives on this loop
+                await asyncio.to_thread(service.__enter__)
                 return await told_by(service, proxy, full=full)
             finally:
                 await asyncio.to_thread(service.stop)
