@@ -58,6 +58,7 @@ def test_loopback_needs_no_key(host: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("HANG_SECONDS", "0"),
         ("PORT", "eighty"),
         ("PORT", "70000"),
         ("DEVICE", "tpu"),
