@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+from redis import Redis
+from redis.exceptions import RedisError
 
+from app.valkey_server import socket_path
 from tests.torture.bundles import TwoVersions
 from tests.torture.event_writers import EventWriters
 from tests.torture.figures import Figures
@@ -19,15 +23,17 @@ ROUNDS, EVENTS_PER_ROUND = 20, 500
 SHORT_ROUNDS, SHORT_EVENTS_PER_ROUND = 3, 60
 
 
-def server_of(data: Path) -> psutil.Process:
-    """The Redis that the service runs for this data folder."""
-    (found,) = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if {"--dir", str((data / "valkey").resolve())} <= {*(process.info["cmdline"] or ())}
-        or any(str((data / "valkey").resolve()) in part for part in process.info["cmdline"] or ())
-    ]
-    return found
+def server_of(data: Path, *, patience_s: float = 10.0) -> psutil.Process:
+    """The Redis that the service runs for this data folder, by its own word; it may be just being started again."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            with Redis(unix_socket_path=str(socket_path(data.resolve())), socket_timeout=2) as redis:
+                return psutil.Process(redis.info("server")["process_id"])
+        except RedisError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 async def torture(service: ServiceProcess, *, rounds: int, events: int) -> EventWriters:
@@ -38,7 +44,7 @@ async def torture(service: ServiceProcess, *, rounds: int, events: int) -> Event
         await asyncio.sleep(draw.random() * 0.1)  # anywhere within a call
         victims = ("service", "redis", "both")[n % 3]
         if victims != "service":
-            server_of(service.data).kill()
+            (await asyncio.to_thread(server_of, service.data)).kill()
         if victims != "redis":
             service.signal(signal.SIGKILL)
             await asyncio.to_thread(service.ended)
