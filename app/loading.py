@@ -33,7 +33,7 @@ from model_store.retrieval import Want
 from model_store.verification import read_manifest
 
 Phase = Literal["LOADING", "VALIDATING", "WARMING"]
-NICENESS = 19
+NICENESS = 10  # on a core that serves without a pause, 19 would be a hundredth of it, and a load would take minutes
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
 _log = logging.getLogger(__name__)
 

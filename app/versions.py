@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from functools import partial
 
 from app.batching import Batcher
 from app.draining import Drains
@@ -190,7 +191,9 @@ class Versions:
             self._metrics.follow_seconds.labels(str(resident).lower()).observe(time.perf_counter() - since)
             self._wished = None
         if old is None or old.live is not routing.live:
-            _log.info("serving %s", routing.live.version, extra={"version": routing.live.version})
+            # Writing a line gives the interpreter away for a moment: after the step, not within it.
+            extra = {"version": routing.live.version}
+            asyncio.get_running_loop().call_soon(partial(_log.info, "serving %s", routing.live.version, extra=extra))
 
     def _describe(self, loaded: Loaded) -> None:
         manifest = loaded.bundle.manifest

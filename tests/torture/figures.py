@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.torture.promises import PROMISES
@@ -45,10 +46,24 @@ class Figures:
         ]
 
     def write(self, file: Path = RESULTS) -> None:
-        reasons = {name: self.reasons.get(name, "not run") for name in PROMISES if name not in self.values}
+        """A line that this run did not come to keeps the figure that an earlier run wrote, and that run's time."""
+        earlier = json.loads(file.read_text()) if file.exists() else {}
+        times = earlier.get("measured_at", {})
+        kept = {row["name"]: row for row in earlier.get("rows", []) if row["name"] in times}
+        now = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
+        rows, measured_at = [], {}
+        for row in self.rows():
+            name = str(row["name"])
+            if name in self.values:
+                measured_at[name] = now
+            elif name in kept and name not in self.reasons:
+                row = kept[name] | {"target": row["target"]}
+                measured_at[name] = times[name]
+            rows.append(row)
         told = {
-            "rows": self.rows(),
-            "not_measured": reasons,
+            "rows": rows,
+            "measured_at": measured_at,
+            "not_measured": {n: self.reasons.get(n, "not run") for n in PROMISES if n not in measured_at},
             "machine": {"cores": os.cpu_count(), "processor": platform.processor() or platform.machine()},
             "load_average": round(os.getloadavg()[2], 2),
             "minutes": round((time.time() - self.started) / 60, 1),

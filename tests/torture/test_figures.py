@@ -31,6 +31,23 @@ def test_rows_are_held_missed_or_not_measured(tmp_path: Path) -> None:
     assert figures.table().count("not measured") == len(others)
 
 
+def test_a_run_of_one_part_keeps_what_other_runs_have_measured(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    first, second, third, *_ = PROMISES
+    earlier, later = Figures(), Figures()
+    earlier.tell(first, 0)
+    earlier.tell(second, 0)
+    earlier.tell(third, 0)
+    earlier.write(file)
+    later.tell(first, 7)
+    later.not_measured(third, "it broke")
+    later.write(file)
+    told = json.loads(file.read_text())
+    assert [row["value"] for row in told["rows"]][:3] == [7, 0, None]
+    assert set(told["measured_at"]) == {first, second}
+    assert told["not_measured"][third] == "it broke"
+
+
 def test_limits() -> None:
     assert Promise("a", 1.5, "x").target == "<= 1.5 x"
     assert Promise("a", 0).target == "0"
