@@ -110,7 +110,7 @@ def test_no_request_is_lost_when_the_service_stops_under_load(prepared: Pair) ->
             time.sleep(0.01)
         service.process.send_signal(signal.SIGTERM)
         for client in clients:
-            client.result(30)
+            client.result(90)
         log = service.ended(15)
         assert service.process.returncode == 0
     assert load.lost == []
