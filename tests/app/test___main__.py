@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -100,7 +100,7 @@ def test_sigterm_turns_readiness_off_then_finishes_and_ends_with_0(pair: Pair, t
     assert not any(line["level"] == "error" for line in lines)
 
 
-def wait_until_ready(http: httpx.Client, started: subprocess.Popen[str]) -> None:
+def wait_until_ready(http: httpx.Client, started: subprocess.Popen[Any]) -> None:
     until = time.monotonic() + 120
     while True:
         assert started.poll() is None, "it ended"

@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from redis import Redis
 
 from model_store.store import ModelStore
+from tests.app.test___main__ import wait_until_ready
 from tests.redis_proxy import RedisProxy
 from tests.redis_server import redis_server
 
@@ -155,16 +155,3 @@ def provoke_by_raw_bytes(port: int) -> None:
             connection.sendall(raw.encode())
             while connection.recv(1 << 16):
                 pass
-
-
-def wait_until_ready(http: httpx.Client, started: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while True:
-        assert started.poll() is None, "it ended"
-        assert time.monotonic() < until
-        try:
-            if http.get("/readyz").status_code == 200:
-                return
-        except httpx.ConnectError:
-            pass
-        time.sleep(0.1)
