@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import polars as pl
@@ -90,6 +92,15 @@ class Running:
             assert time.monotonic() < until, self.service.versions.states
             time.sleep(0.02)
         return self
+
+    @contextmanager
+    def left(self, path: str, body: dict[str, Any]) -> Iterator[None]:
+        """A client that has sent its request, and closes its connection at the end of the block without an answer."""
+        address, content = httpx.URL(self.url), json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+        with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
+            connection.sendall(head.encode() + b"\r\n\r\n" + content)
+            yield
 
 
 @contextmanager

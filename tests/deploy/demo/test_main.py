@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.waiting import until
 
 REPOSITORY = Path(__file__).parents[3]
 FAKES = Path(__file__).parent / "fake_project"
@@ -66,13 +68,6 @@ class Run:
     def end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
         return self.process.wait(timeout=30)
-
-
-def until(happened: Callable[[], bool], *, seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from deploy.demo.processes import ENDING, SAME_WISH_S, Processes, StepFailed, described
+from tests.waiting import until
 
 SLEEP = "import time; time.sleep(600)"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); {SLEEP}"
@@ -28,13 +29,6 @@ def processes() -> Iterator[Processes]:
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
-
-
-def until(happened: Callable[[], bool], *, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def test_run_names_the_program_that_failed(processes: Processes) -> None:

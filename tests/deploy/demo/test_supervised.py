@@ -3,8 +3,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -12,13 +10,7 @@ import pytest
 
 from deploy.demo.processes import Processes
 from deploy.demo.supervised import Backoff, Supervised
-
-
-def until(happened: Callable[[], bool], *, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
+from tests.waiting import until
 
 
 def test_what_dies_is_started_again_with_growing_pauses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
