@@ -102,14 +102,21 @@ class Admission:
 
         With nothing before it, it is: an estimate that nobody tries again would stay wrong for ever.
         """
+        return self._refusal(_kind(work), work.urgency, work.tokens, deadline)
+
+    def refusal_of(self, version: str, kind: type[Work[Any]], tokens: int, deadline: float) -> Problem | None:
+        """As `refusal`, of an entry that is not made yet."""
+        return self._refusal((version, kind), kind.urgency, tokens, deadline)
+
+    def _refusal(self, kind: Kind, urgency: Urgency, tokens: int, deadline: float) -> Problem | None:
         now = time.monotonic()
         if deadline <= now:
             return deadline_passed()
-        before = self._tokens_before(work.urgency)
+        before = self._tokens_before(urgency)
         if not before and self._busy_until <= now:
             return None
-        wait = self._wait(work.urgency, {_kind(work): work.tokens})
-        full = before > 0 and before + work.tokens > self._queue_tokens
+        wait = self._wait(urgency, {kind: tokens})
+        full = before > 0 and before + tokens > self._queue_tokens
         if full or now + wait > deadline - (1 - WITHIN) * (deadline - now):
             return overloaded(wait)
         return None

@@ -120,6 +120,12 @@ class Batcher:
             return not_ready(self.broken or "the service is going away")
         return self._admission.refusal(work, deadline)
 
+    def refusal_of(self, version: str, kind: type[Work[Any]], tokens: int, *, deadline: float) -> Problem | None:
+        """As `refusal`, of an entry that is not made yet."""
+        if self.broken is not None or self._closing:
+            return not_ready(self.broken or "the service is going away")
+        return self._admission.refusal_of(version, kind, tokens, deadline)
+
     async def submit(self, work: Work[ResultT], *, deadline: float | None = None) -> Done[ResultT]:
         """The result of `work`. Problem `overloaded` at once when it could not be in time, `deadline` when it is not.
 

@@ -25,16 +25,18 @@ class Light(Work[Found]):
     want: Want
     serving: Serving
 
+    @staticmethod
+    def possible(bundle: Bundle, *, rerank: bool) -> bool:
+        """Whether the bundle has something lighter than the whole answer; where a ranker is heavy, the search alone."""
+        return bundle.fallback is not None or (bundle.ranker is not None and bundle.ranker.depth > 0 and rerank)
+
     @classmethod
     def of(cls, serving: Serving, rows: Sequence[int], want: Want) -> Light | None:
-        """None where the bundle has nothing lighter than the whole answer to this want."""
+        """None where that is not possible."""
         bundle = serving.bundle
-        encoder = bundle.fallback
-        if encoder is None:
-            # What is heavy may be the ranker: then the search alone is light.
-            if bundle.ranker is None or not bundle.ranker.depth or not want.rerank:
-                return None
-            encoder = bundle.encoder
+        if not cls.possible(bundle, rerank=want.rerank):
+            return None
+        encoder = bundle.fallback if bundle.fallback is not None else bundle.encoder
         window = HistoryBatch.of([rows]).windowed(encoder.max_history, encoder.jump)
         tokens = max(1, encoder.token_counts(window)[0])
         return cls(bundle, tokens, None, window.rows, replace(want, rerank=False), serving)

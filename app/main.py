@@ -34,6 +34,7 @@ from app.schemas import (
     SimilarRequest,
 )
 from app.settings import Settings
+from app.shedding import Shedding
 from app.user_history import HistoriesRefused
 
 API_VERSION = "0.1.0"
@@ -76,6 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
         if kind is not Exception:  # that one is the edge's, which logs it
             app.add_exception_handler(kind, _problem)
     limits = EdgeLimits(settings.body_bytes, settings.url_bytes, settings.client_seconds)
+    app.add_middleware(Shedding)
     app.add_middleware(Edge, metrics=metrics, limits=limits)
     for routes in (recommend, events, items, item_changes, models, labels, compare, health, console):
         app.include_router(routes.router)

@@ -23,6 +23,7 @@ from app.shadow import Shadow, ShadowRecommendation
 from app.turns import FEW_ITEMS, Turns
 from app.user_history import HistoriesUnavailable, UserHistories
 from app.work import Found, Recommendation, Work
+from model_store.encoders.history import window_start
 from model_store.errors import UnknownVersion
 from model_store.retrieval import Candidates, Rows, Want
 from model_store.store import ModelStore
@@ -99,6 +100,23 @@ class Recommender:
             exhausted=found.exhausted,
             timings_ms=timings,
         )
+
+    def certain_refusal(self, ask: RecommendRequest, routing: Routing) -> Problem | None:
+        """The refusal that `recommend` would come to, where that is certain before its work is made; else None."""
+        served = routing.route(ask.user_id, ask.version)
+        if served is None or served.swapping or not ask.history or Light.possible(served.bundle, rerank=ask.rerank):
+            return None
+        items = len(served.serving.history(ask.history).readable)
+        if not items:
+            return None  # answered without the model
+        manifest = served.bundle.manifest
+        tokens = items - window_start(items, max_history=manifest.max_history, jump=manifest.jump)  # at the least
+        deadline = time.monotonic() + ask.timeout_ms / 1000
+        refusal = self._batcher.refusal_of(served.version, Recommendation, tokens, deadline=deadline)
+        if refusal is None or refusal.name != "overloaded":
+            return None
+        self._metrics.rejects.labels(refusal.name).inc()
+        return refusal
 
     async def _items(self, serving: Serving, found: Candidates) -> list[ItemOut]:
         if len(found.rows) <= FEW_ITEMS:

@@ -127,7 +127,10 @@ class QueryEncoder(nn.Module, ABC):
         """float32 [B, D]. Every history has 1..max_history items (`Bundle.encode` cuts them); ValueError otherwise."""
 
     def token_counts(self, histories: HistoryBatch) -> list[int]:
-        """Cost of each history in tokens that the encoder will read: what admission and batching count in."""
+        """Cost of each history in tokens that the encoder will read: what admission and batching count in.
+
+        One for each item at the least.
+        """
         return [int(n) for n in histories.lengths]
 
     def rebuild_buffers(self) -> None:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +26,13 @@ from app.service import Service
 from app.settings import Settings
 from model_store.bundle import Bundle
 from model_store.catalog import ItemCatalog
-from model_store.encoders.history import HistoryBatch
+from model_store.encoders.history import Encoded, HistoryBatch
 from model_store.encoders.sequence import SequenceConfig
 from model_store.manifest import Provenance
 from model_store.preparing import prepare
 from model_store.staging import BundleParts
 from model_store.store import ModelStore
+from tests.waiting import until
 
 ITEMS = 60
 Publish = Callable[..., str]
@@ -77,6 +79,9 @@ def publish_parts(store: ModelStore, parts: BundleParts) -> str:
     return store.publish(store.stage(parts, provenance=provenance))
 
 
+Serve = Callable[[Settings], AbstractContextManager["Running"]]
+
+
 @dataclass
 class Running:
     """A server that answers, and the parts of it for a look inside."""
@@ -87,9 +92,9 @@ class Running:
     http: httpx.Client
 
     def ready(self, seconds: float = 60.0) -> Running:
-        until = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         while self.http.get("/readyz").status_code != 200:
-            assert time.monotonic() < until, self.service.versions.states
+            assert time.monotonic() < deadline, self.service.versions.states
             time.sleep(0.02)
         return self
 
@@ -221,3 +226,53 @@ def beta(shared: Running) -> Bundle:
     """What the shared server serves as live, opened a second time: an answer over HTTP must equal its `retrieve`."""
     live = shared.service.versions.current().live.version
     return ModelStore(shared.settings.store).open(live)
+
+
+class Held:
+    """The inference thread stays in its batch until the gate opens."""
+
+    def __init__(self) -> None:
+        self.entered, self.gate, self.on = threading.Event(), threading.Event(), False
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    held, encode = Held(), Bundle.encode
+
+    def slow(self: Bundle, histories: HistoryBatch, states: Any = None) -> Encoded:
+        if held.on:
+            held.entered.set()
+            assert held.gate.wait(20)
+        return encode(self, histories, states)
+
+    monkeypatch.setattr(Bundle, "encode", slow)
+    yield held
+    held.gate.set()
+
+
+@contextmanager
+def overloaded(
+    serve: Serve, store: ModelStore, held: Held, *, headers: dict[str, str] | None = None, **more: Any
+) -> Iterator[tuple[Running, list[Future[Any]]]]:
+    """One request is being computed and as many wait as may: of "gamma", each with a history of three items.
+
+    headers: of every request, also of those that are sent within the block. more: settings.
+    """
+    told: dict[str, Any] = {"redis_url": "none", "queue_tokens": 6, "hang_seconds": 60, **more}
+    settings = Settings(store=store.root, data=store.root / "data", **told)
+    with serve(settings) as server, ThreadPoolExecutor(4) as pool:
+        server.ready()
+        server.http.headers.update(headers or {})
+        held.on = True
+
+        def ask(first: int) -> Any:
+            return server.http.post("/v1/recommend", json={"history": [f"gamma-{first + n}" for n in range(3)]})
+
+        asked = [pool.submit(ask, 10)]
+        assert held.entered.wait(10)
+        asked += [pool.submit(ask, first) for first in (20, 30)]
+        until(lambda: server.service.batcher.depth == 2)
+        yield server, asked
+        held.gate.set()
+        assert [one.result().status_code for one in asked] == [200] * 3
+        assert {one.result().json()["fallback"] for one in asked} == {None}

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,23 +16,21 @@ from app.serving import Serving
 from app.settings import Settings
 from app.work import Urgency
 from model_store.bundle import Bundle
-from model_store.encoders.history import Encoded, HistoryBatch
+from model_store.encoders.history import HistoryBatch
 from model_store.encoders.sequence import SequenceConfig
 from model_store.retrieval import Want
 from model_store.staging import BundleParts
 from model_store.store import ModelStore
-from tests.app.conftest import make_parts, publish_parts
+from tests.app.conftest import Held, Serve, make_parts, overloaded, publish_parts
 from tests.app.test_work import Backwards
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.app.conftest import Running
 
 HISTORY = ["gamma-1", "gamma-2", "gamma-3"]
 ROWS = [1, 2, 3]
-Serve = Callable[[Settings], AbstractContextManager["Running"]]
 
 
 def light_parts() -> BundleParts:
@@ -87,52 +82,6 @@ def test_where_the_ranker_is_heavy_the_search_alone_is_light(beta: Bundle) -> No
     )
     assert Light.of(Serving.of(ranked), [1, 2], Want(5, rerank=False)) is None, "it is light already"
     assert Light.of(Serving.of(beta), [1, 2], Want(5)) is None
-
-
-class Held:
-    """The inference thread stays in its batch until the gate opens."""
-
-    def __init__(self) -> None:
-        self.entered, self.gate, self.on = threading.Event(), threading.Event(), False
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    held, encode = Held(), Bundle.encode
-
-    def slow(self: Bundle, histories: HistoryBatch, states: Any = None) -> Encoded:
-        if held.on:
-            held.entered.set()
-            assert held.gate.wait(20)
-        return encode(self, histories, states)
-
-    monkeypatch.setattr(Bundle, "encode", slow)
-    yield held
-    held.gate.set()
-
-
-@contextmanager
-def overloaded(serve: Serve, store: ModelStore, held: Held) -> Iterator[tuple[Running, list[Future[Any]]]]:
-    """One request is being computed and as many wait as may."""
-    settings = Settings(store=store.root, data=store.root / "data", redis_url="none", queue_tokens=6, hang_seconds=60)
-    with serve(settings) as server, ThreadPoolExecutor(4) as pool:
-        server.ready()
-        held.on = True
-
-        def ask(first: int) -> Any:
-            return server.http.post("/v1/recommend", json={"history": [f"gamma-{first + n}" for n in range(3)]})
-
-        asked = [pool.submit(ask, 10)]
-        assert held.entered.wait(10)
-        asked += [pool.submit(ask, first) for first in (20, 30)]
-        until = time.monotonic() + 10
-        while server.service.batcher.depth < 2:
-            assert time.monotonic() < until
-            time.sleep(0.005)
-        yield server, asked
-        held.gate.set()
-        assert [one.result().status_code for one in asked] == [200] * 3
-        assert {one.result().json()["fallback"] for one in asked} == {None}
 
 
 @pytest.mark.usefixtures("in_process")
