@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from model_store.verification import read_manifest
 
 Phase = Literal["LOADING", "VALIDATING", "WARMING"]
 NICENESS = 10  # on a core that serves without a pause, 19 would be a hundredth of it, and a load would take minutes
+THREADS_ARE_NICE = sys.platform == "linux"  # elsewhere niceness is the whole process's
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
 _log = logging.getLogger(__name__)
 
@@ -64,7 +66,8 @@ class Loader:
         self._load_seconds, self._memory_margin = load_seconds, memory_margin
         self._child: subprocess.Popen[str] | None = None
         self._closing = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=_one_thread)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=_one_nice_thread)
+        self._urgent_thread = ThreadPoolExecutor(1, thread_name_prefix="urgent-loader", initializer=_one_thread)
 
     async def load(
         self,
@@ -79,18 +82,20 @@ class Loader:
         urgent: nothing is served yet, so there is nobody to be nice to. make_room: awaited when a checked copy is there
         and before it takes memory; what it raises ends the load.
         """
+        # A thread that has become nice may not be able to go back: one of each.
+        thread = self._urgent_thread if urgent else self._thread
         run = asyncio.get_running_loop().run_in_executor
         enter("LOADING")
         with self._metrics.load_seconds.labels("prepare").time():
-            prepared = await run(self._thread, self._prepare, folder, urgent)
+            prepared = await run(thread, self._prepare, folder, urgent)
         if make_room is not None:
             await make_room()
         enter("VALIDATING")
         with self._metrics.load_seconds.labels("open").time():
-            bundle = await run(self._thread, self._open, prepared)
+            bundle = await run(thread, self._open, prepared)
         enter("WARMING")
         with self._metrics.load_seconds.labels("warm").time():
-            await run(self._thread, self._warm, bundle)
+            await run(thread, self._warm, bundle)
         return bundle
 
     async def release(self, box: list[Any]) -> None:
@@ -111,12 +116,13 @@ class Loader:
         self._closing = True
         if self._child is not None:
             self._child.kill()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        for thread in (self._thread, self._urgent_thread):
+            thread.shutdown(wait=True, cancel_futures=True)
 
     def _prepare(self, folder: Path, urgent: bool) -> Path:
         if (prepared := find_prepared(folder, self._cache)) is not None:
             return prepared
-        nice = [] if urgent else ["nice", "-n", str(NICENESS)]
+        nice = [] if urgent or THREADS_ARE_NICE else ["nice", "-n", str(NICENESS)]  # else it has its thread's
         command = [sys.executable, "-m", "model_store.preparing", str(folder), str(self._cache)]
         self._child = subprocess.Popen(
             [*nice, *command],
@@ -196,6 +202,15 @@ def _run(bundle: Bundle, entry: Recommendation, copies: int) -> None:
 
 def _rows(bundle: Bundle, length: int) -> list[int]:
     return [place % len(bundle.catalog) for place in range(length)]
+
+
+def _one_nice_thread() -> None:
+    """Golden queries and trial batches yield to the requests: with equal rights they would take half of a core from
+    them. Linux alone gives each thread a niceness of its own; elsewhere it would be the whole process's.
+    """
+    _one_thread()
+    if THREADS_ARE_NICE:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
 
 
 def _one_thread() -> None:

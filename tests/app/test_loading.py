@@ -13,16 +13,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 from app.batching import Batcher
-from app.loading import NICENESS, Loader, LoadFailed, Phase
+from app.loading import NICENESS, THREADS_ARE_NICE, Loader, LoadFailed, Phase
 from app.metrics import Metrics
 from app.settings import Settings
 from app.work import Recommendation
+from model_store.bundle import Bundle
 from model_store.catalog import ItemCatalog
 from model_store.preparing import prepare
 
@@ -206,6 +207,25 @@ def test_a_child_is_nice_while_something_is_served(
     expected = os.nice(0) if urgent else min(19, os.nice(0) + NICENESS)
     with pytest.raises(LoadFailed, match=f"niceness {expected}$"):
         load(pair.store.folder(pair.beta), tmp_path / "cache", urgent=urgent)
+
+
+@pytest.mark.skipif(not THREADS_ARE_NICE, reason="a thread has no niceness of its own here")
+@pytest.mark.parametrize("urgent", [True, False])
+def test_so_are_golden_queries_and_trial_batches(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, urgent: bool
+) -> None:
+    folder, searched = pair.store.folder(pair.beta), []
+    prepare(folder, tmp_path / "cache")
+    search = Bundle.search
+
+    def told(self: Bundle, *arguments: Any) -> Any:
+        searched.append(os.getpriority(os.PRIO_PROCESS, 0))
+        return search(self, *arguments)
+
+    monkeypatch.setattr(Bundle, "search", told)
+    load(folder, tmp_path / "cache", urgent=urgent)
+    assert len(searched) > 3
+    assert set(searched) == {os.nice(0) if urgent else min(19, os.nice(0) + NICENESS)}
 
 
 def test_the_child_says_why_it_refuses(pair: Pair, tmp_path: Path) -> None:
