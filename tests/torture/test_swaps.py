@@ -22,9 +22,8 @@ SHORT_RATE, SHARE_OF_PEAK = 30.0, 0.6
 SWAPS = {"sequence": 100, "SmolLM2": 10}
 MEMORY_AFTER = 50
 ROLLBACKS = 20
-STEADY_SECONDS = (
-    20.0  # about as long as a load: a percentile of fewer requests scatters more, and the least of five is taken
-)
+# About as long as a load: a percentile of fewer requests scatters more, and the least of five rounds is taken.
+STEADY_SECONDS = 20.0
 Window = tuple[float, float]
 Swapped = tuple[list[Sent], list[Window], list[int]]
 profiles = pytest.mark.parametrize("profile", ["sequence", pytest.param("SmolLM2", marks=pytest.mark.slow)])
