@@ -15,6 +15,7 @@ from app.serving import Serving
 from app.work import Urgency, Work
 from model_store.bundle import Bundle
 from model_store.index_memory import Floats
+from model_store.item_index import ItemIndex
 from model_store.retrieval import Candidates, Rows, Want
 
 Doubles = npt.NDArray[np.float64]
@@ -63,11 +64,11 @@ class TextSearch(Work[Candidates]):
 def nearest(serving: Serving, vector_D: Floats, k: int, *, leave_out: int | None = None) -> Candidates:
     """float32 over all items finds those that may belong to the answer; float64 decides, ties by row."""
     vectors_ND, overlay = serving.bundle.index.vectors_ND, serving.overlay
-    cosine_N = _quick(vectors_ND, vector_D)
+    cosine_N = _quick(serving.bundle.index, vector_D)
     cosine_N[overlay.hidden] = -np.inf
     rows: Rows = np.arange(len(cosine_N))
     if overlay.items:
-        cosine_N = np.concatenate((cosine_N, _quick(overlay.vectors_MD, vector_D)))
+        cosine_N = np.concatenate((cosine_N, _quick(overlay.index, vector_D)))
         rows = np.concatenate((rows, overlay.rows))
     if leave_out is not None:
         cosine_N[rows == leave_out] = -np.inf
@@ -84,13 +85,13 @@ def nearest(serving: Serving, vector_D: Floats, k: int, *, leave_out: int | None
     return Candidates(want, rows[near[order]], exact[order], exhausted=len(order) < k)
 
 
-def _quick(vectors_ND: Floats, vector_D: Floats) -> npt.NDArray[np.float32]:
+def _quick(index: ItemIndex, vector_D: Floats) -> npt.NDArray[np.float32]:
     """float32 [N]: the cosine but for the length of `vector_D`, which orders nothing."""
-    inner_N = (torch.from_numpy(vectors_ND) @ torch.from_numpy(np.ascontiguousarray(vector_D))).numpy()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosine_N = inner_N / np.sqrt(np.einsum("nd,nd->n", vectors_ND, vectors_ND))
-    found: npt.NDArray[np.float32] = np.nan_to_num(cosine_N, neginf=0, posinf=0)
-    return found
+    inner_N = (torch.from_numpy(index.vectors_ND) @ torch.from_numpy(np.ascontiguousarray(vector_D))).numpy()
+    cosine_N: npt.NDArray[np.float32] = np.divide(
+        inner_N, index.norms_N, out=np.zeros_like(inner_N), where=index.norms_N > 0
+    )
+    return cosine_N
 
 
 def _cosines(vectors_KD: Doubles, query_D: Doubles) -> Doubles:

@@ -50,8 +50,8 @@ class ItemIndex:
         self._index = index
         self.device = torch.device(device if faiss.get_num_gpus() else "cpu")
         self.vectors_ND = view(index)
-        squares_N = np.einsum("nd,nd->n", self.vectors_ND, self.vectors_ND, dtype=np.float64)
-        self.max_norm = math.sqrt(float(squares_N.max()))
+        norms_N = np.sqrt(np.einsum("nd,nd->n", self.vectors_ND, self.vectors_ND, dtype=np.float64))
+        self.norms_N, self.max_norm = norms_N.astype(np.float32), float(norms_N.max())
         # FAISS multiplies by BLAS only from nq * d >= 128,000 on, which leaves batches of up to 166 queries at d = 768
         # four times slower. The value is global to the process: the index made last decides, and all of one
         # process are close enough in d for that.
