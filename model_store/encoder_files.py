@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
 from model_store.encoders import EncoderConfig
 from model_store.encoders.history import QueryEncoder
 from model_store.encoders.language_model import LanguageModelEncoder
-from model_store.errors import BundleRefused
-from model_store.module_files import built_empty, fill, read_tensors, state_to_save
+from model_store.module_files import built_empty, fill, read_config, read_tensors, state_to_save
 
 CONFIG = "encoder/config.json"
 WEIGHTS = "encoder/weights.safetensors"
@@ -20,12 +19,7 @@ ITEM_TOKENS = "item_tokens.safetensors"
 TOKEN_TABLE = {"tokens": "item_tokens.tokens", "offsets": "item_tokens.offsets"}  # name in the file -> in the state
 
 
-class EncoderFile(BaseModel):
-    """encoder/config.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    encoder: EncoderConfig
+_ENCODER: TypeAdapter[EncoderConfig] = TypeAdapter(EncoderConfig)
 
 
 def write_encoder(encoder: QueryEncoder, folder: Path) -> None:
@@ -40,11 +34,7 @@ def write_encoder(encoder: QueryEncoder, folder: Path) -> None:
 
 
 def read_encoder_config(folder: Path) -> EncoderConfig:
-    text = (folder / CONFIG).read_bytes()
-    try:
-        return EncoderFile.model_validate_json(b'{"encoder": ' + text + b"}").encoder
-    except ValidationError as error:
-        raise BundleRefused(f"{CONFIG}: {error.errors()[0]['msg']}") from error
+    return read_config(folder / CONFIG, _ENCODER, CONFIG)
 
 
 def build_empty(folder: Path) -> QueryEncoder:

@@ -6,9 +6,10 @@ Its folder is as optional as a placer's: a bundle without one loads as before, a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, TypeAdapter
 from safetensors.torch import save_file
 
 from model_store.encoders import EncoderConfig
@@ -19,7 +20,7 @@ from model_store.encoders.language_model import LanguageModelConfig
 from model_store.errors import BundleRefused
 from model_store.golden import TOLERANCES, GoldenQueries, choose
 from model_store.item_index import ItemIndex
-from model_store.module_files import built_empty, fill, read_tensors, state_to_save
+from model_store.module_files import built_empty, fill, read_config, read_tensors, state_to_save
 
 FOLDER = "fallback"
 CONFIG = "fallback/config.json"
@@ -28,27 +29,21 @@ GOLDEN = "fallback/golden.safetensors"
 NEEDED = (CONFIG, WEIGHTS, GOLDEN)
 
 
-class FallbackFile(BaseModel):
-    """fallback/config.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    encoder: EncoderConfig
-
-    @field_validator("encoder")
-    @classmethod
-    def _light(cls, config: EncoderConfig) -> EncoderConfig:
-        if reads_with_language_model(config):
-            raise ValueError("a language model is no light encoder")
-        return config
-
-
 def reads_with_language_model(config: object) -> bool:
     if isinstance(config, AppendedConfig):
         return reads_with_language_model(config.inner)
     if isinstance(config, FusedConfig):
         return any(map(reads_with_language_model, config.parts))
     return isinstance(config, LanguageModelConfig)
+
+
+def _light(config: EncoderConfig) -> EncoderConfig:
+    if reads_with_language_model(config):
+        raise ValueError("a language model is no light encoder")
+    return config
+
+
+_LIGHT: TypeAdapter[EncoderConfig] = TypeAdapter(Annotated[EncoderConfig, AfterValidator(_light)])
 
 
 def check_fallback(encoder: QueryEncoder, *, items: int, dim: int) -> None:
@@ -85,7 +80,7 @@ def read_fallback(folder: Path, *, device: str = "cpu") -> QueryEncoder | None:
     """None where the bundle has none. BundleRefused when config and tensors do not fit each other exactly."""
     if not (folder / CONFIG).exists():
         return None
-    encoder = built_empty(_read_config(folder).build, CONFIG)
+    encoder = built_empty(read_config(folder / CONFIG, _LIGHT, CONFIG).build, CONFIG)
     return fill(encoder, read_tensors(folder / WEIGHTS), weights_name=WEIGHTS, config_name=CONFIG, device=device)
 
 
@@ -101,14 +96,6 @@ def verify_fallback(folder: Path, *, items: int, dim: int) -> None:
     for name in NEEDED:
         if not (folder / name).exists():
             raise BundleRefused(f"{name} is missing")
-    config = _read_config(folder)
+    config = read_config(folder / CONFIG, _LIGHT, CONFIG)
     if (config.items, config.dim) != (items, dim):
         raise BundleRefused(f"{CONFIG}: {config.items} items in {config.dim} numbers, not {items} in {dim}")
-
-
-def _read_config(folder: Path) -> EncoderConfig:
-    text = (folder / CONFIG).read_bytes()
-    try:
-        return FallbackFile.model_validate_json(b'{"encoder": ' + text + b"}").encoder
-    except ValidationError as error:
-        raise BundleRefused(f"{CONFIG}: {error.errors()[0]['msg']}") from error

@@ -14,12 +14,12 @@ from typing import Literal
 import numpy as np
 import scipy.sparse
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, PositiveFloat, TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor
 
 from model_store.errors import BundleRefused
-from model_store.module_files import read_tensors
+from model_store.module_files import read_config, read_tensors
 from model_store.tf_idf import TfIdf
 from model_store.years import year_features
 
@@ -80,10 +80,7 @@ def read_placer(folder: Path) -> ItemPlacer | None:
     """None where the bundle has none; BundleRefused when its files do not fit each other."""
     if not (folder / CONFIG).exists():
         return None
-    try:
-        config = PlacerConfig.model_validate_json((folder / CONFIG).read_bytes())
-    except ValidationError as error:
-        raise BundleRefused(f"{CONFIG}: {error.errors()[0]['msg']}") from error
+    config = read_config(folder / CONFIG, TypeAdapter(PlacerConfig), CONFIG)
     if not (folder / WEIGHTS).exists():
         raise BundleRefused(f"{WEIGHTS} is missing")
     tensors = read_tensors(folder / WEIGHTS)

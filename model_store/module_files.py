@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -19,6 +20,7 @@ class _Rebuilding(Protocol):
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+ConfigT = TypeVar("ConfigT")
 
 
 class _WithoutInitialValues(TorchFunctionMode):
@@ -35,6 +37,14 @@ class _WithoutInitialValues(TorchFunctionMode):
         if getattr(func, "__module__", None) == "torch.nn.init":
             return args[0] if args else given["tensor"]
         return func(*args, **given)
+
+
+def read_config(file: Path, kind: TypeAdapter[ConfigT], name: str) -> ConfigT:
+    """What a config.json says; `name` is what the bundle calls that file. BundleRefused unless it says all of it."""
+    try:
+        return kind.validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise BundleRefused(f"{name}: {error.errors()[0]['msg']}") from error
 
 
 def built_empty(build: Callable[[], ModuleT], config_name: str) -> ModuleT:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import TypeAdapter
 from safetensors.torch import save_file
 
 from model_store.encoder_files import multiplies_bfloat16
-from model_store.errors import BundleRefused
-from model_store.module_files import built_empty, fill, read_tensors, state_to_save
+from model_store.module_files import built_empty, fill, read_config, read_tensors, state_to_save
 from model_store.ranker import InterpolatedRanker
 from model_store.rankers import RankerConfig
 
@@ -20,12 +19,7 @@ GOLDEN = "ranker/golden.safetensors"
 NEEDED = (CONFIG, WEIGHTS, GOLDEN)
 
 
-class RankerFile(BaseModel):
-    """ranker/config.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    ranker: RankerConfig
+_RANKER: TypeAdapter[RankerConfig] = TypeAdapter(RankerConfig)
 
 
 def write_ranker(ranker: InterpolatedRanker, folder: Path) -> None:
@@ -36,11 +30,7 @@ def write_ranker(ranker: InterpolatedRanker, folder: Path) -> None:
 
 
 def read_ranker_config(folder: Path) -> RankerConfig:
-    text = (folder / CONFIG).read_bytes()
-    try:
-        return RankerFile.model_validate_json(b'{"ranker": ' + text + b"}").ranker
-    except ValidationError as error:
-        raise BundleRefused(f"{CONFIG}: {error.errors()[0]['msg']}") from error
+    return read_config(folder / CONFIG, _RANKER, CONFIG)
 
 
 def build_empty_ranker(folder: Path) -> InterpolatedRanker | None:

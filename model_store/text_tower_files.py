@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity
 from model_store.encoder_files import multiplies_bfloat16
 from model_store.errors import BundleRefused
 from model_store.golden import TOLERANCES
-from model_store.module_files import built_empty, fill, read_tensors, state_to_save
+from model_store.module_files import built_empty, fill, read_config, read_tensors, state_to_save
 from model_store.text_tower import TextTower, TextTowerConfig
 
 CONFIG = "item_text/config.json"
@@ -47,10 +47,7 @@ def read_text_tower_config(folder: Path) -> TextTowerConfig | None:
     for name in NEEDED:
         if not (folder / name).exists():
             raise BundleRefused(f"{name} is missing")
-    try:
-        return TextTowerConfig.model_validate_json((folder / CONFIG).read_bytes())
-    except ValidationError as error:
-        raise BundleRefused(f"{CONFIG}: {error.errors()[0]['msg']}") from error
+    return read_config(folder / CONFIG, TypeAdapter(TextTowerConfig), CONFIG)
 
 
 def read_text_tower(folder: Path, *, device: str = "cpu", replay: bool = True) -> TextTower | None:
