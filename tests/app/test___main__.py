@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ import httpx
 import pytest
 
 from model_store.preparing import prepare
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.app.conftest import Pair
@@ -33,12 +33,6 @@ def command(*arguments: str) -> list[str]:
 def environment(**settings: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("NAISEKI_")}
     return {**kept, "OMP_NUM_THREADS": "1", **{f"NAISEKI_{name}": value for name, value in settings.items()}}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from app.embedded_valkey import EmbeddedValkey
 from app.label_hints import LabelHints
+from tests.ports import free_port
 
 
 async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
@@ -88,8 +88,7 @@ def test_a_silent_channel_is_opened_anew(tmp_path: Path) -> None:
 
 
 def test_without_a_server_nothing_fails() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
 
     async def run() -> None:
         hints = LabelHints(f"redis://127.0.0.1:{port}/0", heard=lambda: None)

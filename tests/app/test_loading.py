@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from app.work import Recommendation
 from model_store.bundle import Bundle
 from model_store.catalog import ItemCatalog
 from model_store.preparing import prepare
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.app.conftest import Pair, Running
@@ -113,8 +113,7 @@ def test_the_first_language_model_stalls_nobody(real_pair: Pair, tmp_path: Path)
 
 def _longest_stall_of_a_process(pair: Pair, data: Path) -> float:
     """From before beta's label moves until a second after it answers."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     settings = {"STORE": str(pair.store.root), "DATA": str(data), "PORT": str(port), "REDIS_URL": "none"}
     given = {f"NAISEKI_{name}": value for name, value in settings.items()}
     measured = subprocess.Popen(

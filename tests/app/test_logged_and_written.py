@@ -17,6 +17,7 @@ from redis import Redis
 
 from model_store.store import ModelStore
 from tests.app.test___main__ import wait_until_ready
+from tests.ports import free_port
 from tests.redis_proxy import RedisProxy
 from tests.redis_server import redis_server
 
@@ -58,12 +59,6 @@ def proxy() -> Iterator[RedisProxy]:
         operator.config_set("requirepass", PASSWORD)
         with RedisProxy(server.socket) as running:
             yield running
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

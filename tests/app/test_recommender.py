@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from app.settings import Settings
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.app.conftest import Pair, Running
@@ -20,8 +20,7 @@ Serve = Callable[[Settings], AbstractContextManager["Running"]]
 @pytest.fixture
 def dead_redis() -> str:
     """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+    return f"redis://127.0.0.1:{free_port()}/0"
 
 
 @pytest.fixture

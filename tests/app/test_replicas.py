@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from model_store.preparing import prepare
-from tests.app.test___main__ import free_port, process, wait_until_ready
+from tests.app.test___main__ import process, wait_until_ready
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.app.conftest import Pair

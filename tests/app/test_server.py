@@ -21,7 +21,8 @@ from deploy.demo.processes import Processes
 from deploy.demo.supervised import Backoff, Supervised
 from model_store.preparing import prepare
 from tests.app.conftest import make_pair
-from tests.app.test___main__ import ROOT, environment, free_port, wait_until_ready
+from tests.app.test___main__ import ROOT, environment, wait_until_ready
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.app.conftest import Pair

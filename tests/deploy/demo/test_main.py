@@ -15,16 +15,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.ports import free_port
 from tests.waiting import until
 
 REPOSITORY = Path(__file__).parents[3]
 FAKES = Path(__file__).parent / "fake_project"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Run:
