@@ -25,6 +25,7 @@ from offline.compare.thirteen import claims_of
 from offline.evaluation.resampling import DRAWS
 
 NULL_WORLDS = "null-world.json"
+TRAINING_STEP = "training-step.json"  # written by `make bench`, with --page
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def results_of(
         cold,
         retriever_recall=_retriever_recall(measured.warm),
         null_claims=_null_claims(plan.settings.report),
+        training_step=_training_step(plan.settings.report),
     )
     return Results(
         recommendation=recommend(_evidence(warm, judged, cold, measured=measured, new_items=new_items)),
@@ -165,6 +167,12 @@ def _null_claims(report: Path) -> int:
         report.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"worlds": 100, "claimed": claims_in_null_worlds(100)}) + "\n")
     return int(json.loads(file.read_text())["claimed"])
+
+
+def _training_step(report: Path) -> dict[str, float]:
+    file = report / TRAINING_STEP
+    found: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+    return found
 
 
 def as_plain(value: Any) -> Any:

@@ -32,6 +32,10 @@ ITEMS, DIM, HISTORY = 1682, 64, 50
 ROOT = Path(__file__).parents[2]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--page", default=None, help="folder of a comparison page that shall tell the training step")
+
+
 def tell(what: str, figure: float, most: float, unit: str) -> None:
     verdict = "held" if figure <= most else "MISSED"
     busy = os.getloadavg()[0]
