@@ -28,6 +28,7 @@ SECURITY = {
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
 }
+_UNLESS_SAID = [(name.encode(), value.encode()) for name, value in (SECURITY | {"cache-control": "no-store"}).items()]
 _TRACE = "naiseki.trace"
 POLLED = ("/livez", "/readyz")  # asked every few seconds for ever: their answers are logged as debug
 _access = logging.getLogger("app.access")
@@ -76,8 +77,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                self._head(MutableHeaders(raw=message["headers"]), trace)
-                message["headers"] = message["headers"]
+                message["headers"] = self._head(list(message["headers"]), trace)
             await send(message)
 
         try:
@@ -121,14 +121,15 @@ class Edge:
 
         return receiving
 
-    def _head(self, headers: MutableHeaders, trace: Trace) -> None:
-        for name, value in SECURITY.items():
-            headers.setdefault(name, value)
-        headers.setdefault("cache-control", "no-store")
+    def _head(self, raw: list[tuple[bytes, bytes]], trace: Trace) -> list[tuple[bytes, bytes]]:
+        said = {name for name, _ in raw}
+        raw += [(name, value) for name, value in _UNLESS_SAID if name not in said]
+        headers = MutableHeaders(raw=raw)
         headers["x-request-id"] = trace.request_id
         total = f"total;dur={(time.perf_counter() - trace.started) * 1000:.2f}"
         stages = headers.get("server-timing")
         headers["server-timing"] = f"{stages}, {total}" if stages else total
+        return raw
 
     def _account(self, scope: Scope, trace: Trace, status: int) -> None:
         route = getattr(scope.get("route"), "path", "other")  # the template: a path may hold a user's id
