@@ -32,11 +32,16 @@ class Pace:
         return (min(rates) if rates else known[min(known)]) * tokens
 
     def budget(self, seconds: float, most: int) -> int:
-        """The largest power of two of tokens, at most `most`, whose batch is estimated to take at most `seconds`."""
+        """The largest power of two of tokens, or one, two or three quarters more of it, at most `most`, whose batch is
+        estimated to take at most `seconds`.
+
+        Powers alone halve a batch, and cost 7 % of what a core can answer, whenever an estimate passes the limit.
+        """
         tokens = 1
         while tokens * 2 <= most and self.seconds(tokens * 2) <= seconds:
             tokens *= 2
-        return tokens
+        sizes = (tokens * quarters // 4 for quarters in (7, 6, 5))
+        return next((size for size in sizes if size <= most and self.seconds(size) <= seconds), tokens)
 
     def seconds_in_batches(self, tokens: int, longest: float, most: int) -> float:
         """Estimated seconds of so many tokens that wait: in batches as large as `budget` lets them be.

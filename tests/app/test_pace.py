@@ -20,11 +20,14 @@ def test_a_batch_has_a_fixed_cost_that_larger_ones_share() -> None:
     assert pace.seconds(10) == pytest.approx(0.067)
 
 
-def test_the_budget_is_the_largest_power_of_two_within_the_time() -> None:
+def test_the_budget_is_the_largest_quarter_between_powers_of_two_within_the_time() -> None:
     pace = Pace()
     pace.observe(64, 0.064)
-    assert pace.budget(0.5, 8192) == 256
-    assert pace.budget(0.5, 100) == 64
+    assert pace.budget(0.511, 8192) == 448
+    assert pace.budget(0.512, 8192) == 512
+    assert pace.budget(0.319, 8192) == 256
+    assert pace.budget(0.5, 100) == 96
+    assert pace.budget(0.5, 64) == 64
     assert pace.budget(0.000001, 8192) == 1
 
 

@@ -33,7 +33,9 @@ LIGHT = "overload at 2 x peak, bundle with a fallback: light answers"
 
 @dataclass
 class Overloaded:
-    """goodput: answers per second over those at peak, the mean of before and after: machines drift. reject_ms: p99, of five rounds the least."""
+    """goodput: answers per second over those at peak, the mean of before and after: machines drift. reject_ms: p99, of
+    five rounds the least.
+    """
 
     goodput: float
     reject_ms: float
