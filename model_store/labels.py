@@ -106,7 +106,8 @@ class Labels(BaseModel):
             "generation": self.generation + 1,
             "salt": self.salt or secrets.token_hex(16),
             "by": by,
-            "at": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            # In microseconds: the audit tells by it two changes of one generation, of which one never happened.
+            "at": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         }
         return Labels.model_validate(self.model_dump() | changes | stamp)
 
