@@ -262,7 +262,7 @@ ARMS: tuple[Arm, ...] = (
         "variant",
         llm=True,
         changes={"cold_start": "regression"},
-        parents={"items_from": "sasrec-regression"},
+        parents=_SASREC,
         where=("cold",),
     ),
     _scorer("tfidf-knn", "nearest item texts by TF-IDF", where=("cold",)),

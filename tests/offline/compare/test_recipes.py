@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from offline.compare.arms import ARMS, BY_NAME
+from offline.compare.arms import ARMS, BY_NAME, Arm
 from offline.compare.recipes import fingerprint, refusal, run_config, same_recipe
 from offline.compare.settings import Settings
 from offline.families import names
@@ -74,3 +74,17 @@ def test_a_version_of_before_an_option_existed_is_still_the_same(settings_of: Se
     assert not same_recipe(recorded | {"unknown": 1}, recipe)
     assert same_recipe(recorded | {"fit": recorded["fit"] | {"minutes": None}}, recipe), "the budget is judged apart"
     assert same_recipe(recorded | {"items_from": "run:x"}, recipe, without=("items_from",))
+
+
+def test_a_residual_stands_beside_a_plain_sequence_encoder(settings_of: SettingsOf) -> None:
+    """New items by regression append a coordinate to every vector: such a version is no `items_from` of a residual."""
+
+    def recipe_of(arm: Arm) -> Any:
+        parents = dict.fromkeys(arm.parent_arms(), "a-version")
+        return run_config(arm, settings_of(), protocol="last-10", seed=0, parents=parents).recipe
+
+    reading = [arm for arm in ARMS if "items_from" in arm.parents and refusal(arm, settings_of()) is None]
+    beside = [arm for arm in reading if getattr(recipe_of(arm), "residual", False)]
+    assert {"e4srec", "e4srec-regression"} <= {arm.name for arm in beside}
+    for arm in beside:
+        assert recipe_of(BY_NAME[str(arm.parents["items_from"])]).cold_start == "none", arm.name
