@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from offline.compare.arms import ARMS, BY_NAME, Arm
+from offline.compare.arm import Arm
+from offline.compare.arms import ARMS, BY_NAME
 from offline.compare.recipes import fingerprint, refusal, run_config, same_recipe
 from offline.compare.settings import Settings
 from offline.families import names
