@@ -22,9 +22,10 @@ from tests.torture.http_connection import request_bytes
 from tests.torture.load import OpenLoad, peak, percentile_ms
 from tests.torture.service_process import ServiceProcess
 
-PATIENCE_MS = 2000  # of every request
+PATIENCE_MS, SHORT_PATIENCE_MS = 2000, 500  # of every request; the short form's small model answers a thousand a second
 SECONDS, SHORT_SECONDS = 60.0, 1.5
 PEAK_SECONDS = 15.0
+CONNECTIONS = 8192  # more than are ever open at once: this is about what is admitted
 ROUNDS = 5  # of the 60 seconds, for the percentile
 TOLD = (429, 504)  # refused at once; admitted, and told in time that it will not be
 START = "overload at 2 x peak, SmolLM2: "
@@ -44,13 +45,14 @@ class Overloaded:
     neither: list[str]
 
 
-def unseen(versions: TwoVersions) -> Callable[[int], bytes]:
+def unseen(versions: TwoVersions, *, patience_ms: int = PATIENCE_MS) -> Callable[[int], bytes]:
     draw = random.Random(0)
-    return lambda n: request_bytes("POST", "/v1/recommend", request_of(versions.unseen(draw), timeout_ms=PATIENCE_MS))
+    return lambda n: request_bytes("POST", "/v1/recommend", request_of(versions.unseen(draw), timeout_ms=patience_ms))
 
 
 async def overload(service: ServiceProcess, versions: TwoVersions, *, full: bool) -> Overloaded:
-    request, seconds = unseen(versions), SECONDS if full else SHORT_SECONDS
+    request = unseen(versions, patience_ms=PATIENCE_MS if full else SHORT_PATIENCE_MS)
+    seconds = SECONDS if full else SHORT_SECONDS
     peak_seconds = PEAK_SECONDS if full else 1
     before = await peak(service.port, request, seconds=peak_seconds, clients=32)
     async with OpenLoad(service.port, request, 2 * before) as load:
@@ -76,7 +78,7 @@ def test_overload(two_versions: Callable[[str], TwoVersions], tmp_path: Path, fu
     versions = two_versions("SmolLM2")
     with ServiceProcess(
         versions.store.root, tmp_path / "data", pinned=full, prepared=(versions.first,), redis_url="none",
-        log_level="warning",
+        log_level="warning", connections=CONNECTIONS,
     ) as service:  # fmt: skip
         told = asyncio.run(overload(service, versions, full=full))
         assert service.http.get("/readyz").status_code == 200
@@ -103,8 +105,9 @@ def test_light_answers(tmp_path: Path, full: bool, figures: Figures) -> None:
     store.activate(version, by="torture")
     versions = TwoVersions(store, ("smollm2", "none"), version, version, items, history)
     with ServiceProcess(
-        store.root, tmp_path / "data", pinned=full, prepared=(version,), redis_url="none", log_level="warning"
-    ) as service:
+        store.root, tmp_path / "data", pinned=full, prepared=(version,), redis_url="none", log_level="warning",
+        connections=CONNECTIONS,
+    ) as service:  # fmt: skip
         told = asyncio.run(overload(service, versions, full=full))
     figures.tell(LIGHT, told.light)
     assert not told.neither, told.neither[0]

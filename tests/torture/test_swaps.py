@@ -73,7 +73,7 @@ def test_swaps_under_load(
     ) as service:  # fmt: skip
         sent, windows, memory = asyncio.run(swap(service, versions, swaps=swaps, full=full, steady=steady))
         steps = [float(line["ms"]) for line in service.logged(WORD)]
-    assert len(sent) > 10 * swaps
+    assert len(sent) > 5 * swaps
     start = f"{SWAPS[profile]} swaps under load, {profile}: "
     lost, wrong = failed(sent), mixed(sent, versions)
     figures.tell(start + "failed", len(lost))
