@@ -23,8 +23,11 @@ from model_store.preparing import prepare
 from tests.app.conftest import make_pair
 from tests.app.test___main__ import ROOT, environment, wait_until_ready
 from tests.ports import free_port
+from tests.waiting import until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.app.conftest import Pair
 
 UNRULY = [sys.executable, str(ROOT / "tests" / "app" / "unruly_service.py")]
@@ -35,7 +38,8 @@ HANG, STAND_STILL, POISON, EXIT_THE_THREAD, SLOW, SLOWEST = (f"beta-{row}" for r
 class Unruly:
     url: str
     http: httpx.Client
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
+    log: Path
 
     def ask(self, *history: str) -> httpx.Response:
         return self.http.post("/v1/recommend", json={"history": list(history)})
@@ -43,9 +47,7 @@ class Unruly:
     def ended(self, seconds: float) -> list[dict[str, Any]]:
         """Its log, once it has exited."""
         assert self.process.wait(seconds) is not None
-        assert self.process.stderr is not None
-        lines = self.process.stderr.read().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +68,18 @@ def given(pair: Pair, port: int, **settings: str) -> dict[str, str]:
 
 @contextmanager
 def unruly(pair: Pair, **settings: str) -> Iterator[Unruly]:
+    """Its log goes to a file: a pipe that nobody reads is full after some 300 requests, and then the service waits."""
     port = free_port()
-    process = subprocess.Popen(UNRULY, cwd=ROOT, env=given(pair, port, **settings), stderr=subprocess.PIPE, text=True)
-    url = f"http://127.0.0.1:{port}"
+    url, log = f"http://127.0.0.1:{port}", pair.store.root.parent / f"{port}.log"
+    with log.open("wb") as written:
+        process = subprocess.Popen(UNRULY, cwd=ROOT, env=given(pair, port, **settings), stderr=written)
     try:
         with httpx.Client(base_url=url, timeout=30) as http:
             wait_until_ready(http, process)
-            yield Unruly(url, http, process)
+            yield Unruly(url, http, process, log)
     finally:
         process.kill()
         process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
 
 
 @dataclass
@@ -105,10 +107,7 @@ def test_no_request_is_lost_when_the_service_stops_under_load(prepared: Pair) ->
     with unruly(prepared, GRACE_SECONDS="0.3") as service, ThreadPoolExecutor(6) as pool:
         load = Loop([], [])
         clients = [pool.submit(load.ask, service.url) for _ in range(6)]
-        until = time.monotonic() + 20
-        while len(load.statuses) < 50:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        until(lambda: len(load.statuses) >= 50, seconds=20)
         service.process.send_signal(signal.SIGTERM)
         for client in clients:
             client.result(90)
@@ -249,10 +248,7 @@ def test_an_interpreter_that_stands_still_ends_the_process(kept: Kept) -> None:
     deaths = kept.supervised.deaths_in_a_row
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(kept.ask, STAND_STILL)
-        until = time.monotonic() + 60
-        while kept.supervised.deaths_in_a_row == deaths:
-            assert time.monotonic() < until
-            time.sleep(0.05)
+        until(lambda: kept.supervised.deaths_in_a_row != deaths, seconds=60)
         with pytest.raises(httpx.HTTPError):
             asked.result(30)
     assert "hang_with_the_interpreter" in kept.supervised.log.read_text()
