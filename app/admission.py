@@ -102,13 +102,11 @@ class Admission:
 
         With nothing before it, it is: an estimate that nobody tries again would stay wrong for ever.
         """
-        return self._refusal(_kind(work), work.urgency, work.tokens, deadline)
+        return self.refusal_of(_kind(work), work.tokens, deadline)
 
-    def refusal_of(self, version: str, kind: type[Work[Any]], tokens: int, deadline: float) -> Problem | None:
+    def refusal_of(self, kind: Kind, tokens: int, deadline: float) -> Problem | None:
         """As `refusal`, of an entry that is not made yet."""
-        return self._refusal((version, kind), kind.urgency, tokens, deadline)
-
-    def _refusal(self, kind: Kind, urgency: Urgency, tokens: int, deadline: float) -> Problem | None:
+        urgency = kind[1].urgency
         now = time.monotonic()
         if deadline <= now:
             return deadline_passed()

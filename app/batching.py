@@ -116,15 +116,13 @@ class Batcher:
 
     def refusal(self, work: Work[Any], *, deadline: float) -> Problem | None:
         """What `submit` would raise now, so that a caller can ask for something lighter instead."""
-        if self.broken is not None or self._closing:
-            return not_ready(self.broken or "the service is going away")
-        return self._admission.refusal(work, deadline)
+        return self.refusal_of(work.bundle.version, type(work), work.tokens, deadline=deadline)
 
     def refusal_of(self, version: str, kind: type[Work[Any]], tokens: int, *, deadline: float) -> Problem | None:
         """As `refusal`, of an entry that is not made yet."""
         if self.broken is not None or self._closing:
             return not_ready(self.broken or "the service is going away")
-        return self._admission.refusal_of(version, kind, tokens, deadline)
+        return self._admission.refusal_of((version, kind), tokens, deadline)
 
     async def submit(self, work: Work[ResultT], *, deadline: float | None = None) -> Done[ResultT]:
         """The result of `work`. Problem `overloaded` at once when it could not be in time, `deadline` when it is not.

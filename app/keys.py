@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers
 
 from app.errors import Problem
@@ -53,7 +54,7 @@ class Door:
         """Whether a client with these headers may come in; nobody is counted."""
         if self.open:
             return True
-        scheme, _, key = headers.get("authorization", "").partition(" ")
+        scheme, key = get_authorization_scheme_param(headers.get("authorization"))
         return scheme.lower() == "bearer" and self.clients.knows(key)
 
     def missing(self, request: Request) -> Problem:

@@ -17,8 +17,6 @@ CONFIG = "encoder/config.json"
 WEIGHTS = "encoder/weights.safetensors"
 ITEM_TOKENS = "item_tokens.safetensors"
 TOKEN_TABLE = {"tokens": "item_tokens.tokens", "offsets": "item_tokens.offsets"}  # name in the file -> in the state
-
-
 _ENCODER: TypeAdapter[EncoderConfig] = TypeAdapter(EncoderConfig)
 
 

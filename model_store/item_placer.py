@@ -76,11 +76,14 @@ class ItemPlacer:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
 
 
+_PLACER = TypeAdapter(PlacerConfig)
+
+
 def read_placer(folder: Path) -> ItemPlacer | None:
     """None where the bundle has none; BundleRefused when its files do not fit each other."""
     if not (folder / CONFIG).exists():
         return None
-    config = read_config(folder / CONFIG, TypeAdapter(PlacerConfig), CONFIG)
+    config = read_config(folder / CONFIG, _PLACER, CONFIG)
     if not (folder / WEIGHTS).exists():
         raise BundleRefused(f"{WEIGHTS} is missing")
     tensors = read_tensors(folder / WEIGHTS)

@@ -17,8 +17,6 @@ CONFIG = "ranker/config.json"
 WEIGHTS = "ranker/weights.safetensors"
 GOLDEN = "ranker/golden.safetensors"
 NEEDED = (CONFIG, WEIGHTS, GOLDEN)
-
-
 _RANKER: TypeAdapter[RankerConfig] = TypeAdapter(RankerConfig)
 
 

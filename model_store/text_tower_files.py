@@ -22,6 +22,7 @@ WEIGHTS = "item_text/weights.safetensors"
 TOKENIZER = "tokenizer.json"
 NEEDED = (CONFIG, WEIGHTS, TOKENIZER)
 AS_TRAINED = 0.98  # cosine of an item's vector with what the tower, merged and cast, makes of its text
+_TOWER = TypeAdapter(TextTowerConfig)
 
 
 def write_text_tower(tower: TextTower, folder: Path, *, item_vectors_ND: Tensor) -> list[str]:
@@ -47,7 +48,7 @@ def read_text_tower_config(folder: Path) -> TextTowerConfig | None:
     for name in NEEDED:
         if not (folder / name).exists():
             raise BundleRefused(f"{name} is missing")
-    return read_config(folder / CONFIG, TypeAdapter(TextTowerConfig), CONFIG)
+    return read_config(folder / CONFIG, _TOWER, CONFIG)
 
 
 def read_text_tower(folder: Path, *, device: str = "cpu", replay: bool = True) -> TextTower | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -90,10 +89,7 @@ def test_a_light_answer_comes_before_a_refusal(serve: Serve, store: ModelStore, 
         body = {"history": HISTORY, "k": 7, "exclude_ids": ["gamma-9"]}
         single = pool.submit(lambda: server.http.post("/v1/recommend", json=body))
         batch = pool.submit(lambda: server.http.post("/v1/recommend/batch", json={"requests": [body, {}]}))
-        until = time.monotonic() + 10
-        while server.service.batcher.depth < 4:
-            assert time.monotonic() < until
-            time.sleep(0.005)
+        until(lambda: server.service.batcher.depth >= 4, seconds=10)
         held.gate.set()
         answer = single.result().json()
         assert (answer["fallback"], answer["fallback_reason"]) == ("light", "overloaded")

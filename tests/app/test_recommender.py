@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,9 +11,7 @@ from app.settings import Settings
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from tests.app.conftest import Pair, Running
-
-Serve = Callable[[Settings], AbstractContextManager["Running"]]
+    from tests.app.conftest import Pair, Running, Serve
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,9 +22,8 @@ from model_store.store import ModelStore
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.app.conftest import Running
+    from tests.app.conftest import Running, Serve
 
-Serve = Callable[[Settings], AbstractContextManager["Running"]]
 ASKED, ITEMS = 100, 300
 
 
