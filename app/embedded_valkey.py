@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+from app.ending import end
 from app.file_lock import FileLock
 from app.valkey_server import Answer, ValkeyRefused, ask, last_words, server_program, socket_path, start_server
 
@@ -70,8 +71,7 @@ class EmbeddedValkey:
     async def stop(self) -> None:
         """Leaves; stops the server, with SIGTERM, if nobody else uses it. Safe to call twice."""
         if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
+            await end(self._watcher)
             self._watcher = None
             await self._leave(socket_path(self._data))
 

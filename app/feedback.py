@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
+from app.ending import end
 from app.feedback_counts import CLICKS_LATE_S, DAY_S, Counts, CountScript, Group, Tally, digest, read_counts
 from app.metrics import Metrics
 from app.redis_guard import HistoriesUnavailable, RedisGuard, connect
@@ -44,9 +45,7 @@ class Feedback:
 
     async def close(self) -> None:
         """Writes what is left, if Redis takes it at once."""
-        if self._writing is not None:
-            self._writing.cancel()
-            await asyncio.wait([self._writing])
+        await end(self._writing)
         await self.flush()
         await self._guard.close()
         await self._client.aclose()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from redis.asyncio.client import PubSub
 
+from app.ending import end
 from app.redis_guard import HistoriesUnavailable, RedisGuard, connect
 
 CHANNEL = "naiseki:labels"
@@ -35,9 +36,7 @@ class LabelHints:
         self._task = asyncio.create_task(self._listen(), name="label-hints")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end(self._task)
         await self._redis.aclose(close_connection_pool=True)
 
     async def say(self, generation: int) -> None:

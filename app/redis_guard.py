@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.circuit_breaker import CircuitBreaker, CircuitOpen
+from app.ending import end
 
 T = TypeVar("T")
 _PROBE_S = 0.25
@@ -50,9 +51,7 @@ class RedisGuard:
         return await self._through(ask, deadline_s)
 
     async def close(self) -> None:
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.wait([self._probing])
+        await end(self._probing)
 
     async def _through(self, ask: Callable[[], Awaitable[T]], deadline_s: float) -> T:
         try:

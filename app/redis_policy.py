@@ -11,6 +11,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from app.ending import end
 from app.redis_guard import HistoriesUnavailable, RedisGuard
 
 RECHECK_S = 10.0
@@ -73,9 +74,7 @@ class RedisPolicy:
         self._watching = asyncio.create_task(self._watch(every_s), name="redis-policy")
 
     async def close(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
+        await end(self._watching)
 
     async def _watch(self, every_s: float) -> None:
         while True:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from app.batching import Batcher
+from app.ending import end
 from app.metrics import Metrics
 from app.routing import Loaded
 from app.work import Recommendation, Urgency
@@ -50,9 +51,7 @@ class Shadow:
         return self._task is not None
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end(self._task)
 
     async def _compare(self, shadow: Loaded, answered: frozenset[str], copy: Copy) -> None:
         """agreement@k: the share of the live answer's k items that are among the shadow's k."""
