@@ -108,10 +108,10 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
         if not frozen:
             read_as = config.model_copy(update={"before": " ", "after": "\n", "empty": ""})
             return text_tower(base, served.lm, tower.head, settings=self.lm, texts=texts, config=read_as)
-        whole = self.lm.open(all_layers=True)
-        config = config.model_copy(update={"lm": whole.config, "centred": True, "causal": True})
+        reader = self.lm.open_for_texts()
+        config = config.model_copy(update={"lm": reader.config, "centred": True, "causal": True})
         centre_H = self._text_vectors(dataset).centre_H
-        return text_tower(whole, whole.lm, tower.head, settings=self.lm, texts=texts, config=config, centre_H=centre_H)
+        return text_tower(reader, reader.lm, tower.head, settings=self.lm, texts=texts, config=config, centre_H=centre_H)
 
     def _windows(
         self, dataset: SequenceDataset, objective: ReadOutNextItem

@@ -36,6 +36,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class LanguageModel(BaseModel):
     """Which base, how much of it, and the adapters; part of a recipe.
 
+    text_layers: how many layers of the base make the text vectors of items (`text_vectors`); None: all. The end of a
+    decoder serves the next token, and its middle tells texts apart better (Skean et al., 2025, "Layer by Layer").
     dtype: what training computes in. bfloat16 halves the time where the processor multiplies it (AVX512-BF16, a GPU)
     and is ten times slower where it does not; a hyper-parameter, so code never picks it by hardware.
     served_dtype: what the merged weights are cast to, once.
@@ -47,16 +49,24 @@ class LanguageModel(BaseModel):
 
     base: str = "smollm2-135m"
     keep_layers: PositiveInt = 4
+    text_layers: PositiveInt | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     served_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     rank: PositiveInt = 16
     alpha: PositiveInt = 32
     random_init: bool = False
 
-    def open(self, *, dtype: torch.dtype | None = None, all_layers: bool = False) -> base_models.BaseModel:
+    def open(self, *, dtype: torch.dtype | None = None) -> base_models.BaseModel:
+        return self._open(self.keep_layers, dtype)
+
+    def open_for_texts(self) -> base_models.BaseModel:
+        """What reads item texts once, without learning: the first `text_layers`."""
+        return self._open(self.text_layers, None)
+
+    def _open(self, layers: int | None, dtype: torch.dtype | None) -> base_models.BaseModel:
         return base_models.open_base(
             self.base,
-            keep_layers=None if all_layers else self.keep_layers,
+            keep_layers=layers,
             dtype=dtype or DTYPES[self.dtype],
             random_init_seed=0 if self.random_init else None,
         )
@@ -128,14 +138,15 @@ class TextVectors:
 def text_vectors(
     settings: LanguageModel, texts: list[str], *, max_tokens: int, trained_N: npt.NDArray[np.bool_]
 ) -> TextVectors:
-    """Mean-pooled states of the whole base (all its layers), once per (base, texts), kept in the workspace.
+    """Mean-pooled states of the base after its `text_layers`, once per (base, layers, texts), kept in the workspace.
 
     trained_N: which items the training split holds; centre and groups are fitted, so they see no other.
 
     Raw means of a language model have a median cosine of .94: they are centred before anything compares them.
     """
-    base = settings.open(all_layers=True)
-    key = hashlib.sha256(json.dumps([base.identity, settings.dtype, max_tokens, texts]).encode()).hexdigest()[:16]
+    base = settings.open_for_texts()
+    made_of = [base.identity, settings.text_layers, settings.dtype, max_tokens, texts]
+    key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     file = Workspace.from_environment().folder / "text_vectors" / f"{key}.safetensors"
     with this_process().main_process_first():
         if not file.exists():

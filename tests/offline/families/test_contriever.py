@@ -122,14 +122,26 @@ def test_impossible_pairs_are_refused_with_both_keys(tiny_base: Path, changes: d
         _recipe(tiny_base, **changes)
 
 
-@pytest.mark.parametrize("item_training", ["frozen", "cached", "in_batch"])
+@pytest.mark.parametrize(
+    ("item_training", "text_layers", "served_layers"),
+    [("frozen", None, 3), ("frozen", 1, 1), ("cached", None, 2), ("in_batch", None, 2)],
+)
 def test_the_text_tower_puts_items_where_training_did(
-    dataset: SequenceDataset, tmp_path: Path, tiny_base: Path, open_bundle: OpenBundle, item_training: str
+    dataset: SequenceDataset,
+    tmp_path: Path,
+    tiny_base: Path,
+    open_bundle: OpenBundle,
+    item_training: str,
+    text_layers: int | None,
+    served_layers: int,
 ) -> None:
     """So a new item, or a text to search with, is placed as if it had been there from the start."""
-    recipe = _recipe(tiny_base, item_training=item_training, item_text="{title}")
+    section: dict[str, Any] = {"item_training": item_training, "item_text": "{title}"}
+    recipe = _recipe(tiny_base, **section)
+    recipe = recipe.model_copy(update={"lm": recipe.lm.model_copy(update={"text_layers": text_layers})})
     parts = recipe.train(dataset, tmp_path, {}).parts
     assert parts.text_tower is not None
+    assert parts.text_tower.config.lm["num_hidden_layers"] == served_layers
     texts = item_texts(dataset.items, recipe.item_text)
     torch.testing.assert_close(parts.text_tower.encode_texts(texts), parts.item_vectors_ND, atol=1e-4, rtol=1e-4)
     bundle = open_bundle(parts)
