@@ -60,8 +60,7 @@ def open_base(
     """
     folder = base_folder(name_or_folder)
     try:
-        stock = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        config = _kept_config(stock.to_dict(), keep_layers)
+        config = _kept_config(_stock_config(folder), keep_layers)
         decoder_config(config)
     except (KeyError, OSError, ValueError) as error:
         raise BaseModelRefused(f"{name_or_folder}: {error}") from error
@@ -145,6 +144,19 @@ def _pretrained(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> 
     if found["missing_keys"]:
         raise BaseModelRefused(f"{folder} lacks the tensors {sorted(found['missing_keys'])[:5]}")
     return lm
+
+
+def layers_of(name_or_folder: str) -> int:
+    """How many layers a base has, without reading its weights. BaseModelRefused as of `open_base`."""
+    try:
+        return int(_stock_config(base_folder(name_or_folder))["num_hidden_layers"])
+    except (KeyError, OSError, ValueError) as error:
+        raise BaseModelRefused(f"{name_or_folder}: {error}") from error
+
+
+def _stock_config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+    return config
 
 
 def _kept_config(config: dict[str, Any], keep_layers: int | None) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+
+from model_store.encoders.products import product
 
 
 class GatedWeights(NamedTuple):
@@ -42,7 +43,7 @@ class _GatedLinears(torch.autograd.Function):
         gated_GRS = low_GRS * gate_RS
         ctx.save_for_backward(x_SI, gate_RS, low_GRS, gated_GRS, all_a, *weights, *b)
         parts = zip(weights, biases, gated_GRS, b, strict=True)
-        return tuple(linear(x_SI, weight, bias).addmm_(g_RS.T, b_OR.T) for weight, bias, g_RS, b_OR in parts)
+        return tuple(_with_bias(product(x_SI, w), bias).addmm_(g_RS.T, b_OR.T) for w, bias, g_RS, b_OR in parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -57,6 +58,10 @@ class _GatedLinears(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx_SI = dlow_XS.T @ all_a
             for dy_SO, weight in zip(gradients, weights, strict=True):
-                dx_SI.addmm_(dy_SO, weight)
+                dx_SI.add_(product(dy_SO, weight.T))
         thin = [gradient for pair in zip(da, db, strict=True) for gradient in (None, None, *pair)]
         return dx_SI, dgate_SR, *thin
+
+
+def _with_bias(output_SO: Tensor, bias: Tensor | None) -> Tensor:
+    return output_SO if bias is None else output_SO.add_(bias)

@@ -11,7 +11,9 @@ from offline.run_config import RunRefused
 ALL: tuple[Where, ...] = ("warm", "temporal", "cold")
 _SASREC: dict[str, str | tuple[str, ...]] = {"items_from": "sasrec"}
 _RANDOM: dict[str, Any] = {"lm": {"random_init": True}}
-_FEWER = 3  # seeds of a row that answers one question about a family: the families' own rows have more
+# Seeds of a row that answers one question about a family: the families' own rows have more. Rows that no claim's
+# primary contrast reads have one.
+_FEWER = 3
 _CLOSED: dict[str, Any] = {"seeds": 1, "train_minutes": 0.1, "score_minutes": 0.3}
 
 
@@ -52,8 +54,8 @@ def _e4srec(history_input: str, variant: str) -> Arm:
     )
 
 
-def _pooled(name: str, variant: str, **changes: Any) -> Arm:
-    return Arm(name, "llm2vec", variant, "variant", llm=True, changes=changes, seeds=_FEWER)
+def _pooled(name: str, variant: str, *, seeds: int = 1, **changes: Any) -> Arm:
+    return Arm(name, "llm2vec", variant, "variant", llm=True, changes=changes, seeds=seeds)
 
 
 def _fusion(name: str, variant: str, parts: tuple[str, ...], *, llm: bool) -> Arm:
@@ -201,7 +203,7 @@ ARMS: tuple[Arm, ...] = (
         seeds=_FEWER,
     ),
     _pooled("llm2vec-mean", "bidirectional, mean", pooling="mean"),
-    _pooled("llm2vec-last", "bidirectional, last token", pooling="last"),
+    _pooled("llm2vec-last", "bidirectional, last token", seeds=_FEWER, pooling="last"),
     _pooled("llm2vec-causal", "causal, weighted mean", causal=True),
     _pooled("llm2vec-causal-mean", "causal, mean", causal=True, pooling="mean"),
     _pooled("llm2vec-causal-last", "causal, last token", causal=True, pooling="last"),
@@ -227,7 +229,7 @@ ARMS: tuple[Arm, ...] = (
         llm=True,
         changes={"ranker": "verbalizer"},
         parents={"retriever": "sasrec"},
-        seeds=_FEWER,
+        seeds=1,
         beside="sasrec",
         score_minutes=2.0,
         parts=4,

@@ -8,9 +8,9 @@ from typing import Any
 
 from model_store.bundle import Bundle
 from offline.compare.scores import Ranks
-from offline.compare.starting_values import LM
+from offline.compare.starting_values import ITEM_TEXT, LM
 from offline.evaluation.baselines import CHEAP_ROWS, cheap_rows
-from offline.evaluation.cold_rows import ITEM_TEXT, Random, TextNeighbours, cold_rows, tf_idf_of
+from offline.evaluation.cold_rows import Random, TextNeighbours, cold_rows, tf_idf_of
 from offline.evaluation.full_ranking import query_vectors, rank_vectors
 from offline.evaluation.metrics import EventScores
 from offline.evaluation.protocol_figures import asks_cold, depth_of

@@ -11,12 +11,13 @@ from offline import families
 from offline.compare.arm import Arm
 from offline.compare.arms import BY_NAME
 from offline.compare.settings import Settings
-from offline.compare.starting_values import STARTS, TRIALS
+from offline.compare.starting_values import ITEM_TEXT, LM, STARTS, TRIALS
 from offline.recipe import Recipe
 from offline.run_config import RunConfig, RunRefused
 from offline.splits.protocols import Protocol
 
 Changes = Mapping[str, Any]
+TEXT_SCORERS = ("tfidf-knn", "frozen-lm-knn")
 
 
 def run_name(arm: Arm, dataset: str) -> str:
@@ -101,7 +102,7 @@ def fingerprint(arm: Arm, settings: Settings, *, seed: int, tuned: Mapping[str, 
     default: an option that a family gains later changes no arm of before. tuned: family -> what its trials chose.
     """
     if not arm.is_bundle:
-        return hashlib.sha256(arm.name.encode()).hexdigest()[:12]
+        return hashlib.sha256(_scorer_identity(arm.name, settings).encode()).hexdigest()[:12]
     names = {value for values in arm.parents.values() for value in ([values] if isinstance(values, str) else values)}
     config = run_config(
         arm,
@@ -117,6 +118,16 @@ def fingerprint(arm: Arm, settings: Settings, *, seed: int, tuned: Mapping[str, 
     parents = [fingerprint(BY_NAME[name], settings, seed=seed, tuned=tuned) for name in arm.parent_arms()]
     text = json.dumps([arm.family, recipe, seed if arm.drawn else 0, parents], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _scorer_identity(name: str, settings: Settings) -> str:
+    """Of a row that is no bundle: its name, and where it reads texts, how."""
+    if name not in TEXT_SCORERS:
+        return name
+    read = [settings.shared.get("item_text", ITEM_TEXT)]
+    if name == "frozen-lm-knn":
+        read.append(LM | settings.shared.get("lm", {}))
+    return json.dumps([name, *read], sort_keys=True)
 
 
 def same_recipe(recorded: Mapping[str, Any], recipe: Recipe, *, without: tuple[str, ...] = ()) -> bool:

@@ -36,8 +36,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 class LanguageModel(BaseModel):
     """Which base, how much of it, and the adapters; part of a recipe.
 
-    text_layers: how many layers of the base make the text vectors of items (`text_vectors`); None: all. The end of a
-    decoder serves the next token, and its middle tells texts apart better (Skean et al., 2025, "Layer by Layer").
+    text_layers: how many layers of the base, at most, make the text vectors of items (`text_vectors`); None: all. The
+    end of a decoder serves the next token, its middle tells texts apart better (Skean et al., 2025, "Layer by Layer").
     dtype: what training computes in. bfloat16 halves the time where the processor multiplies it (AVX512-BF16, a GPU)
     and is ten times slower where it does not; a hyper-parameter, so code never picks it by hardware.
     served_dtype: what the merged weights are cast to, once.
@@ -61,7 +61,9 @@ class LanguageModel(BaseModel):
 
     def open_for_texts(self) -> base_models.BaseModel:
         """What reads item texts once, without learning: the first `text_layers`."""
-        return self._open(self.text_layers, None)
+        if self.text_layers is None:
+            return self._open(None, None)
+        return self._open(min(self.text_layers, base_models.layers_of(self.base)), None)
 
     def _open(self, layers: int | None, dtype: torch.dtype | None) -> base_models.BaseModel:
         return base_models.open_base(

@@ -14,7 +14,8 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear
 from torch import Tensor
-from torch.nn.functional import linear
+
+from model_store.encoders.products import product
 
 ADAPTER = "default"
 
@@ -48,7 +49,7 @@ class _MergedLinear(torch.autograd.Function):
         merged_OI = torch.addmm(weight, b_OR, a_RI, alpha=scale)
         ctx.save_for_backward(x, merged_OI, a_RI, b_OR)
         ctx.scale = scale
-        return linear(x, merged_OI)
+        return product(x.flatten(0, -2), merged_OI).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None]:
@@ -57,4 +58,5 @@ class _MergedLinear(torch.autograd.Function):
         x_TI, dy_TO = x.flatten(0, -2), dy.flatten(0, -2)
         db_OR = (dy_TO.T @ (x_TI @ a_RI.T)).mul_(ctx.scale)
         da_RI = ((dy_TO @ b_OR).T @ x_TI).mul_(ctx.scale)
-        return dy @ merged_OI if ctx.needs_input_grad[0] else None, None, da_RI, db_OR, None
+        dx = product(dy_TO, merged_OI.T).view_as(x) if ctx.needs_input_grad[0] else None
+        return dx, None, da_RI, db_OR, None

@@ -124,8 +124,9 @@ def test_text_vectors_are_read_after_the_layers_that_the_run_file_names(make: Ma
     first = text_vectors(make(text_layers=1), TEXTS, max_tokens=8, trained_N=ALL)
     assert not torch.allclose(first.unit_NH, whole.unit_NH)
     layers = make().open_for_texts().config["num_hidden_layers"]
-    again = text_vectors(make(text_layers=layers), TEXTS, max_tokens=8, trained_N=ALL)
-    torch.testing.assert_close(again.unit_NH, whole.unit_NH)
+    for enough in (layers, layers + 9):
+        again = text_vectors(make(text_layers=enough), TEXTS, max_tokens=8, trained_N=ALL)
+        torch.testing.assert_close(again.unit_NH, whole.unit_NH)
 
 
 def test_text_vectors_are_made_once(make: MakeSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
