@@ -19,8 +19,8 @@ FIT: dict[str, Any] = {
     "average": 1,
 }
 # How texts of items are read: genres first, because in a causal model what comes later reads what came before, and
-# after 8 of 30 layers. Chosen on items of a draw that no protocol hides: recall@10 among them .298, with the title first
-# and 12 layers .263, nearest texts by TF-IDF .209 (EXPERIMENTS.md).
+# after 8 of 30 layers. Chosen on items of a draw that no protocol hides: recall@10 among them .298; with the title
+# first and 12 layers .263, nearest texts by TF-IDF .214 (EXPERIMENTS.md).
 ITEM_TEXT = "{categories} | {title} ({year})"
 LM: dict[str, Any] = {"keep_layers": 2, "text_layers": 8}
 LANGUAGE_MODEL: dict[str, Any] = {

@@ -9,6 +9,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2Model
 
+from model_store.encoders import products
 from offline.language.merged_lora import merge_in_forward
 
 
@@ -42,7 +43,10 @@ def _outputs_and_gradients(model: torch.nn.Module) -> tuple[Tensor, dict[str, Te
     return outputs.detach(), gradients, inputs.grad
 
 
-def test_outputs_and_gradients_are_peft_s() -> None:
+@pytest.mark.parametrize("onednn", [False, True])
+def test_outputs_and_gradients_are_peft_s(onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: onednn)
+    monkeypatch.setattr(products, "FEWEST", 1)
     theirs = _adapted()
     ours = deepcopy(theirs)
     merge_in_forward(ours)
