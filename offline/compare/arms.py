@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from offline.compare.arm import SCORER, Arm, Where
+from offline.compare.starting_values import TEXT
 from offline.run_config import RunRefused
 
 ALL: tuple[Where, ...] = ("warm", "temporal", "cold")
 _SASREC: dict[str, str | tuple[str, ...]] = {"items_from": "sasrec"}
 _RANDOM: dict[str, Any] = {"lm": {"random_init": True}}
-# Seeds of a row that answers one question about a family: the families' own rows have more. Rows that no claim's
-# primary contrast reads have one.
+# Seeds of a row that stands beside a family's own. What a claim's primary contrast reads has all five, for fewer claim
+# nothing; rows that only complete a table of variants have one.
 _FEWER = 3
 _CLOSED: dict[str, Any] = {"seeds": 1, "train_minutes": 0.1, "score_minutes": 0.3}
 
@@ -21,7 +22,9 @@ def _scorer(name: str, variant: str, *, where: tuple[Where, ...] = ALL) -> Arm:
     return Arm(name, SCORER, variant, "baseline", seeds=1, where=where, train_minutes=0.0, score_minutes=0.3)
 
 
-def _ilora(name: str, variant: str, *, where: tuple[Where, ...] = ("warm",), **changes: Any) -> Arm:
+def _ilora(
+    name: str, variant: str, *, where: tuple[Where, ...] = ("warm",), seeds: int = _FEWER, **changes: Any
+) -> Arm:
     in_its_space = changes.get("space") == "sasrec"
     return Arm(
         name,
@@ -32,7 +35,7 @@ def _ilora(name: str, variant: str, *, where: tuple[Where, ...] = ("warm",), **c
         changes=changes,
         dropped=("item_tower",) if in_its_space else (),
         parents=_SASREC,
-        seeds=_FEWER,
+        seeds=seeds,
         where=where,
         beside="sasrec" if changes.get("residual") else None,
     )
@@ -50,7 +53,6 @@ def _e4srec(history_input: str, variant: str) -> Arm:
         changes=changes,
         dropped=("branch_drop",),
         parents=_SASREC,
-        seeds=_FEWER,
     )
 
 
@@ -125,9 +127,11 @@ ARMS: tuple[Arm, ...] = (
         parents=_SASREC,
         seeds=_FEWER,
     ),
-    _ilora("ilora-common-text", "alone, common space, items by text", item_tower="text", where=("warm", "cold")),
+    _ilora(
+        "ilora-common-text", "alone, common space, items by text", item_tower="text", where=("warm", "cold"), **TEXT
+    ),
     _ilora("ilora-common-text+id", "alone, common space, items by both", item_tower="text+id"),
-    _ilora("ilora-sasrec", "alone, in SASRec's space", space="sasrec"),
+    _ilora("ilora-sasrec", "alone, in SASRec's space", space="sasrec", seeds=5),
     _ilora("ilora-residual", "beside SASRec, in its space", space="sasrec", residual=True, branch_drop=1.0),
     Arm(
         "e4srec",
@@ -148,7 +152,6 @@ ARMS: tuple[Arm, ...] = (
         llm=True,
         changes=_RANDOM,
         parents=_SASREC,
-        seeds=_FEWER,
         beside="sasrec",
     ),
     Arm(
@@ -172,7 +175,6 @@ ARMS: tuple[Arm, ...] = (
         "control",
         llm=True,
         changes=_RANDOM,
-        seeds=_FEWER,
     ),
     Arm(
         "contriever-id",
@@ -182,7 +184,6 @@ ARMS: tuple[Arm, ...] = (
         llm=True,
         changes={"item_tower": "id"},
         parents=_SASREC,
-        seeds=_FEWER,
     ),
     Arm(
         "llm2vec",
@@ -203,7 +204,7 @@ ARMS: tuple[Arm, ...] = (
         seeds=_FEWER,
     ),
     _pooled("llm2vec-mean", "bidirectional, mean", pooling="mean"),
-    _pooled("llm2vec-last", "bidirectional, last token", seeds=_FEWER, pooling="last"),
+    _pooled("llm2vec-last", "bidirectional, last token", seeds=5, pooling="last"),
     _pooled("llm2vec-causal", "causal, weighted mean", causal=True),
     _pooled("llm2vec-causal-mean", "causal, mean", causal=True, pooling="mean"),
     _pooled("llm2vec-causal-last", "causal, last token", causal=True, pooling="last"),
