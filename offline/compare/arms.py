@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from offline.compare.arm import SCORER, Arm, Where
-from offline.compare.starting_values import TEXT
 from offline.run_config import RunRefused
 
 ALL: tuple[Where, ...] = ("warm", "temporal", "cold")
@@ -127,9 +126,7 @@ ARMS: tuple[Arm, ...] = (
         parents=_SASREC,
         seeds=_FEWER,
     ),
-    _ilora(
-        "ilora-common-text", "alone, common space, items by text", item_tower="text", where=("warm", "cold"), **TEXT
-    ),
+    _ilora("ilora-common-text", "alone, common space, items by text", item_tower="text", where=("warm", "cold")),
     _ilora("ilora-common-text+id", "alone, common space, items by both", item_tower="text+id"),
     _ilora("ilora-sasrec", "alone, in SASRec's space", space="sasrec", seeds=5),
     _ilora("ilora-residual", "beside SASRec, in its space", space="sasrec", residual=True, branch_drop=1.0),
