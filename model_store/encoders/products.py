@@ -20,10 +20,10 @@ TOGETHER = 128
 FEWEST = 512
 
 
-def product(x_SI: Tensor, weight_OI: Tensor) -> Tensor:
-    """x W^T, [S, O]; without gradient, for use inside an autograd function."""
+def product(x_SI: Tensor, weight_OI: Tensor, *, fewest: int = FEWEST) -> Tensor:
+    """x W^T, [S, O]; without gradient, for use inside an autograd function. fewest: rows that pay for oneDNN."""
     rows = len(x_SI)
-    if rows < FEWEST or x_SI.dtype != torch.float32 or x_SI.device.type != "cpu" or not onednn_is_faster():
+    if rows < fewest or x_SI.dtype != torch.float32 or x_SI.device.type != "cpu" or not onednn_is_faster():
         return linear(x_SI, weight_OI)
     filled = pad(x_SI, (0, 0, 0, -rows % TOGETHER)) if rows % TOGETHER else x_SI
     output: Tensor = torch.ops.mkldnn._linear_pointwise(filled, weight_OI, None, "none", [], "")

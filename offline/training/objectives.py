@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from model_store.encoders.history import HistoryBatch
 from offline.teaching.distillation import Distillation
+from offline.training.full_softmax import full_softmax_loss
 from offline.training.windows import inputs_and_targets
 
 
@@ -85,7 +86,9 @@ class NextItem(Objective):
         inputs, targets_T = inputs_and_targets(windows)
         encoder: SharedItems = self.encoder  # type: ignore[assignment]  # what the recipe hands over
         users_TD = encoder.forward_positions(inputs)
+        targets_T = targets_T.to(users_TD.device)
+        if self.distillation is None:
+            return full_softmax_loss(users_TD, encoder.item_vectors_ND, targets_T, closed_N=self.denominator.cold_N)
         logits_TN = users_TD @ encoder.item_vectors_ND.T
-        targets_T = targets_T.to(logits_TN.device)
         loss = cross_entropy(self.denominator(logits_TN), targets_T)
-        return loss if self.distillation is None else loss + self.distillation(inputs, targets_T, logits_TN)
+        return loss + self.distillation(inputs, targets_T, logits_TN)

@@ -13,6 +13,7 @@ from model_store.encoders.language_model import AllPositionsLanguageModelEncoder
 from offline.language.injected_items import ItemProjector, VocabularyRows
 from offline.language.text_map import fit_text_map
 from offline.teaching.distillation import Distillation
+from offline.training.full_softmax import full_softmax_loss
 from offline.training.objectives import Denominator, Objective
 from offline.training.windows import input_and_target, inputs_and_targets
 
@@ -113,10 +114,13 @@ class ReadOutNextItem(Objective):
         targets_T = targets_T.to(self.encoder.scale.device)
         self._clamp()
         vectors_ND = self.items(targets_T)
-        logits_TN = self._users(inputs, vectors_ND) @ vectors_ND.T
-        loss = cross_entropy(self._without_twins(self.denominator(logits_TN), targets_T), targets_T)
+        users_TD = self._users(inputs, vectors_ND)
         if self.distillation is None:
-            return loss
+            return full_softmax_loss(
+                users_TD, vectors_ND, targets_T, closed_N=self.denominator.cold_N, groups_N=self.groups_N
+            )
+        logits_TN = users_TD @ vectors_ND.T
+        loss = cross_entropy(self._without_twins(self.denominator(logits_TN), targets_T), targets_T)
         return loss + self.distillation(inputs, targets_T, logits_TN, single_target=self.single_target)
 
     @torch.no_grad()

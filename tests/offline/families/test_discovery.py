@@ -23,6 +23,7 @@ from offline.evaluation.validation import Validation
 from offline.recipe import TrainedModel
 from offline.splits.protocols import split
 from offline.splits.sequences import Split
+from offline.training.full_softmax import full_softmax_loss
 
 OpenBundle = Callable[..., Bundle]
 FIT = {"epochs": 2, "evaluate_every": 1, "batch": 16, "learning_rate": 3e-3}
@@ -277,10 +278,20 @@ def test_no_softmax_of_a_family_runs_over_a_cold_item(
         seen.append(logits_TN.detach())
         return torch.nn.functional.cross_entropy(logits_TN, targets_T)
 
-    monkeypatch.setattr("offline.training.objectives.cross_entropy", spy)
-    monkeypatch.setattr("offline.training.read_out_objective.cross_entropy", spy)
+    closed: list[torch.Tensor | None] = []
+
+    def spy_on_pieces(*tensors: torch.Tensor, closed_N: torch.Tensor | None, **more: Any) -> torch.Tensor:
+        closed.append(closed_N)
+        return full_softmax_loss(*tensors, closed_N=closed_N, **more)
+
+    for module in ("offline.training.objectives", "offline.training.read_out_objective"):
+        monkeypatch.setattr(f"{module}.cross_entropy", spy)
+        monkeypatch.setattr(f"{module}.full_softmax_loss", spy_on_pieces)
     _train(family, variant, data, tiny_base=tiny_base, folder=tmp_path / "run", parents=parents)
-    assert seen
+    assert seen or closed
+    for closed_N in closed:
+        assert closed_N is not None
+        assert torch.equal(closed_N, cold_N)
     for logits_TN in seen:
         assert torch.isinf(logits_TN[:, cold_N]).all()
         assert torch.isfinite(logits_TN[:, ~cold_N]).any(dim=1).all()
