@@ -235,15 +235,9 @@ ARMS: tuple[Arm, ...] = (
     _fusion("e4srec+ease", "E4SRec and recency-weighted EASE", ("e4srec", "ease-recency"), llm=True),
     _fusion("ilora+ease", "iLoRA and recency-weighted EASE", ("ilora", "ease-recency"), llm=True),
     _fusion(
-        "ilora+contriever+ease",
-        "iLoRA, Contriever and recency-weighted EASE",
-        ("ilora", "contriever", "ease-recency"),
-        llm=True,
-    ),
-    _fusion(
-        "ilora+sasrec+contriever+ease",
-        "iLoRA, SASRec, Contriever and recency-weighted EASE",
-        ("ilora", "sasrec", "contriever", "ease-recency"),
+        "sasrec+contriever+ease",
+        "SASRec, Contriever and recency-weighted EASE",
+        ("sasrec", "contriever", "ease-recency"),
         llm=True,
     ),
     Arm(
