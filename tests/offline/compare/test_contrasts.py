@@ -105,8 +105,8 @@ def test_a_fusion_whose_language_model_is_silent_is_shown_as_what_is_left_and_cl
 
 def test_what_is_left_of_a_fusion() -> None:
     world, name = null_world(0), "sasrec+contriever+ease"
-    assert same_as(_fused(world, name, *[[0.0, 0.5, 0.0, 0.5]] * 5)) == "sasrec+ease-recency"
-    assert same_as(_fused(world, name, *[[0.0, 0.5, 0.1, 0.4]] * 5)) is None
+    assert same_as(_fused(world, name, *[[0.5, 0.0, 0.5]] * 5)) == "sasrec+ease-recency"
+    assert same_as(_fused(world, name, *[[0.5, 0.1, 0.4]] * 5)) is None
     assert same_as(_fused(world, "sasrec+sasrec", *[[1.0, 0.0]] * 5)) == "sasrec"
     assert same_as(_fused(world, "sasrec+sasrec", [1.0, 0.0], *[[0.0, 1.0]] * 4)) is None
 
