@@ -54,9 +54,12 @@ class Validation:
         encoder.train(was_training)
         return total / max(len(order) if self.weights is None else float(self.weights.sum()), 1)
 
-    def ndcg10_of_scores(self, scores_QN: Tensor) -> float:
-        """The same figure of scores float32 [Q, N], a row for each of `queries`; they are written into."""
-        gains_Q = self.gains_of_scores(scores_QN, torch.arange(len(scores_QN)))
+    def ndcg_of_scores(self, scores_QN: Tensor, *, cut: int | None = 10) -> float:
+        """The same figure of scores float32 [Q, N], a row for each of `queries`; they are written into.
+
+        cut: the last rank that counts; None: all do.
+        """
+        gains_Q = self._gains(scores_QN, self.seen, self.targets, cut=cut)
         weights_Q = torch.ones(len(gains_Q)) if self.weights is None else self.weights
         return float(gains_Q.double() @ weights_Q.double() / weights_Q.sum())
 
@@ -77,7 +80,7 @@ class Validation:
         """float32 [X]: of the queries chosen_X, each one's share of NDCG@10; scores float32 [X, N] are written into."""
         return self._gains(scores_XN, self.seen.select(chosen_X.tolist()), self.targets[chosen_X])
 
-    def _gains(self, scores_BN: Tensor, seen: HistoryBatch, targets_B: Tensor) -> Tensor:
+    def _gains(self, scores_BN: Tensor, seen: HistoryBatch, targets_B: Tensor, *, cut: int | None = 10) -> Tensor:
         target_B1 = scores_BN.gather(1, targets_B[:, None])
         self._close(scores_BN, seen)
         rows_N = torch.arange(scores_BN.shape[1], device=scores_BN.device)
@@ -85,4 +88,5 @@ class Validation:
         rank_B = 1 + ahead_BN.sum(1)
         # Removed as seen, or no number: NaN is below nothing, and would else come first.
         scored_B = scores_BN.gather(1, targets_B[:, None]).squeeze(1).isfinite()
-        return torch.where((rank_B <= 10) & scored_B, 1 / torch.log2(1 + rank_B.float()), 0.0)
+        counted_B = scored_B if cut is None else scored_B & (rank_B <= cut)
+        return torch.where(counted_B, 1 / torch.log2(1 + rank_B.float()), 0.0)

@@ -36,7 +36,7 @@ def debiased(
         kept = chosen["popularity_strength"]
         assert isinstance(kept, float)
         return with_offsets(parts, -kept * unit_N), {"popularity_strength": kept}
-    figures = {s: validation.ndcg10_of_scores(scores_QN - s * unit_N) for s in STRENGTHS}
+    figures = {s: validation.ndcg_of_scores(scores_QN - s * unit_N) for s in STRENGTHS}
     best = max(figures, key=lambda strength: (figures[strength], -strength))
     log: dict[str, object] = {
         "popularity_strength": best,

@@ -52,7 +52,7 @@ def choose_weights(scores: list[Tensor], validation: Validation, *, steps: int, 
         mixed_QN = torch.zeros_like(standard[0])
         for weight, scores_QN in zip(weights, standard, strict=True):
             mixed_QN += weight * scores_QN
-        figures[weights] = validation.ndcg10_of_scores(mixed_QN)
+        figures[weights] = validation.ndcg_of_scores(mixed_QN)
     best = max(figures, key=lambda weights: (figures[weights], weights))
     return Fusion(best, tuple(deviations), figures)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from model_store.bundle import Bundle
 from model_store.encoders.language_model import LanguageModelEncoder, ResidualConfig
 from model_store.encoders.sequence import SequenceConfig, SequenceEncoder
+from offline.evaluation.full_ranking import encoded
 from offline.evaluation.validation import Validation
 
 BETAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
@@ -36,14 +37,30 @@ def residual_config(start: Bundle, max_history: int) -> ResidualConfig:
 
 
 def choose_beta(encoder: LanguageModelEncoder, item_vectors_ND: Tensor, validation: Validation) -> dict[str, object]:
-    """Sets the encoder's beta to the best on validation (the smallest among equals)."""
-    residual = encoder.config.residual
-    assert residual is not None
-    figures: dict[float, float] = {}
-    for beta in BETAS:
-        changed = residual.model_copy(update={"beta": beta})
-        encoder.config = encoder.config.model_copy(update={"residual": changed})
-        figures[beta] = validation.ndcg10(encoder, item_vectors_ND)
+    """Sets the encoder's beta to the best on validation (the smallest among equals), by NDCG without a cut.
+
+    Four events of five have their target below the tenth place, and NDCG@10 does not hear them: on MovieLens 100K its
+    best beta jumped between 0 and 1 from seed to seed. Scores are linear in beta: histories are read for two of them.
+    """
+    encoder.eval()
+    alone_QN, added_QN = (_scores(encoder, item_vectors_ND, validation, beta=beta) for beta in (0.0, 1.0))
+    added_QN -= alone_QN
+    mixed = {beta: alone_QN + beta * added_QN for beta in BETAS}
+    figures = {beta: validation.ndcg_of_scores(scores_QN.clone(), cut=None) for beta, scores_QN in mixed.items()}
     best = max(figures, key=lambda beta: (figures[beta], -beta))
-    encoder.config = encoder.config.model_copy(update={"residual": residual.model_copy(update={"beta": best})})
-    return {"beta": best, "ndcg@10_by_beta": {str(beta): figure for beta, figure in figures.items()}}
+    _set_beta(encoder, best)
+    at_ten = {str(beta): validation.ndcg_of_scores(scores_QN) for beta, scores_QN in mixed.items()}
+    by_beta = {str(beta): figure for beta, figure in figures.items()}
+    return {"beta": best, "ndcg_by_beta": by_beta, "ndcg@10_by_beta": at_ten}
+
+
+def _scores(encoder: LanguageModelEncoder, item_vectors_ND: Tensor, validation: Validation, *, beta: float) -> Tensor:
+    """float32 [Q, N] on the CPU."""
+    _set_beta(encoder, beta)
+    return encoded(encoder, validation.queries, name="residual") @ item_vectors_ND.float().cpu().T
+
+
+def _set_beta(encoder: LanguageModelEncoder, beta: float) -> None:
+    assert encoder.config.residual is not None
+    changed = encoder.config.residual.model_copy(update={"beta": beta})
+    encoder.config = encoder.config.model_copy(update={"residual": changed})

@@ -12,6 +12,7 @@ from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.language_model import LanguageModelEncoder
 from model_store.staging import BundleParts
+from offline.evaluation.validation import Validation
 from offline.families import e4srec
 from offline.splits.sequences import SequenceDataset
 
@@ -49,10 +50,13 @@ def test_beta_is_chosen_on_validation_and_served_beside_the_sasrec(
     assert isinstance(encoder, LanguageModelEncoder)
     assert encoder.config.residual is not None
     assert encoder.config.residual.beta == trained.log["beta"]
-    by_beta = trained.log["ndcg@10_by_beta"]
+    by_beta, at_ten = trained.log["ndcg_by_beta"], trained.log["ndcg@10_by_beta"]
     assert isinstance(by_beta, dict)
-    assert len(by_beta) == 9
+    assert isinstance(at_ten, dict)
+    assert len(by_beta) == len(at_ten) == 9
     assert by_beta[str(trained.log["beta"])] == max(by_beta.values())
+    served = Validation.of(dataset).ndcg10(encoder, trained.parts.item_vectors_ND)
+    assert at_ten[str(trained.log["beta"])] == pytest.approx(served, abs=0.02), "served in bfloat16"
     # The SASRec inside and the item matrix stay as they were.
     assert torch.equal(trained.parts.item_vectors_ND, torch.from_numpy(start.index.vectors_ND))
     for name, tensor in encoder.residual_sequence.state_dict().items():
