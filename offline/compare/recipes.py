@@ -11,7 +11,7 @@ from offline import families
 from offline.compare.arm import Arm
 from offline.compare.arms import BY_NAME
 from offline.compare.settings import Settings
-from offline.compare.starting_values import STARTS, TEXT, TRIALS
+from offline.compare.starting_values import ITEM_TEXT, LM, STARTS, TRIALS
 from offline.recipe import Recipe
 from offline.run_config import RunConfig, RunRefused
 from offline.splits.protocols import Protocol
@@ -124,9 +124,9 @@ def _scorer_identity(name: str, settings: Settings) -> str:
     """Of a row that is no bundle: its name, and where it reads texts, how."""
     if name not in TEXT_SCORERS:
         return name
-    read = [settings.shared.get("item_text", TEXT["item_text"])]
+    read = [settings.shared.get("item_text", ITEM_TEXT)]
     if name == "frozen-lm-knn":
-        read.append(TEXT["lm"] | settings.shared.get("lm", {}))
+        read.append(LM | settings.shared.get("lm", {}))
     return json.dumps([name, *read], sort_keys=True)
 
 
