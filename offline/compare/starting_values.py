@@ -18,9 +18,9 @@ FIT: dict[str, Any] = {
     "evaluate_every": 1,
     "average": 1,
 }
-# How texts are read: genres first, because in a causal model what comes later reads what came before, and after 8 of 30
-# layers. Chosen on items of a draw that no protocol hides: recall@10 among them .298; with the title first and 12 layers
-# .263, nearest texts by TF-IDF .214 (EXPERIMENTS.md).
+# How texts are read: genres first, because in a causal model what comes later reads what came before, and after 8 of
+# 30 layers. Chosen on items of a draw that no protocol hides: recall@10 among them .298; with the title first and 12
+# layers .263, nearest texts by TF-IDF .214 (EXPERIMENTS.md).
 ITEM_TEXT = "{categories} | {title} ({year})"
 LM: dict[str, Any] = {"keep_layers": 2, "text_layers": 8}
 LANGUAGE_MODEL: dict[str, Any] = {
