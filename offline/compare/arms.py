@@ -240,6 +240,12 @@ ARMS: tuple[Arm, ...] = (
         ("sasrec", "contriever", "ease-recency"),
         llm=True,
     ),
+    _fusion(
+        "ilora+contriever+ease",
+        "iLoRA, Contriever and recency-weighted EASE",
+        ("ilora", "contriever", "ease-recency"),
+        llm=True,
+    ),
     Arm(
         "sasrec-regression",
         "sasrec",

@@ -10,7 +10,7 @@ from offline.compare.contrasts import Judged
 from offline.compare.rows import Row
 
 LLM_TWINS = ("ilora", "e4srec", "contriever", "llm2vec")
-FUSIONS = ("e4srec+ease", "ilora+ease", "sasrec+contriever+ease")
+FUSIONS = ("e4srec+ease", "ilora+ease", "sasrec+contriever+ease", "ilora+contriever+ease")
 MOST_OF_A_STEP = 1.2
 
 
