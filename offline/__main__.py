@@ -134,6 +134,7 @@ def _compare(arguments: argparse.Namespace, store: ModelStore, workspace: Worksp
         command=f"python -m offline {arguments.typed}",
         record=Path(arguments.record),
         only_plan=arguments.plan,
+        only_page=arguments.page,
         say=_say,
     )
 

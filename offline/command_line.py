@@ -64,7 +64,9 @@ def parser(run: Commands) -> argparse.ArgumentParser:
     command.add_argument("--trials", type=_positive, default=8, help="per family, 2 minutes each; 1: none")
     command.add_argument("--hours", type=_above_zero, default=8.0, help="refused when the plan is longer")
     command.add_argument("--jobs", type=_positive, default=2, help="processes, one thread each")
-    command.add_argument("--plan", action="store_true", help="print the plan and its total, and stop")
+    only = command.add_mutually_exclusive_group()
+    only.add_argument("--plan", action="store_true", help="print the plan and its total, and stop")
+    only.add_argument("--page", action="store_true", help="write the page from what has been measured, and stop")
     command.add_argument(
         "--report", required=True, metavar="DIR", help="page, score files and trials; it resumes there"
     )

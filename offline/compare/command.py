@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,12 @@ from offline.compare.units import carry_out
 from offline.compare.workers import do_all
 from offline.evaluation.looks_at_test import looks_at_test, record_look
 from offline.report.files import write_report
-from offline.report.wording import score, span
+from offline.report.wording import plural, score, span
+from offline.run_config import RunRefused
 from offline.workspace import Workspace
 
 Say = Callable[[str], None]
+MEASURES = {"score": "ranks", "order": "shuffled histories", "probe": "training probe"}
 
 
 def compare(
@@ -34,15 +37,23 @@ def compare(
     command: str,
     record: Path,
     only_plan: bool = False,
+    only_page: bool = False,
     say: Say,
 ) -> dict[str, str]:
     """Prints the plan, does it, writes the report; returns what failed -> why. Started again it goes on.
 
-    record: where looks at test events are counted. RunRefused when the plan takes longer than it may.
+    record: where looks at test events are counted. only_page: nothing is done, and the report is written from what has
+    been measured so far. RunRefused when the plan takes longer than it may, or there is nothing to write a page from.
     """
     plan = make_plan(settings, _found(settings, store))
     say(plan_text(plan))
     if only_plan:
+        return {}
+    if only_page:
+        if not plan.done:
+            raise RunRefused(f"--page: {settings.report} holds no measurement yet; run it without --page first")
+        results = _results(plan, store, failures=left_to_do(plan), command=command, record=record)
+        say(f"written: {write_report(results, plan, settings.report)}")
         return {}
     plan.check()
     work = partial(carry_out, settings=settings, store=store, workspace=workspace)
@@ -56,6 +67,16 @@ def compare(
     for name, reason in failures.items():
         say(f"not done: {name}: {reason}")
     return failures
+
+
+def left_to_do(plan: Plan) -> dict[str, str]:
+    """What is not measured yet -> how many runs of it; trainings are part of what they are for."""
+    left = Counter(
+        f"{unit.arm}, {unit.protocol if unit.kind == 'score' else MEASURES[unit.kind]}"
+        for unit in plan.units
+        if unit.kind in MEASURES
+    )
+    return {name: f"{plural(runs, 'run')} left to do" for name, runs in left.items()}
 
 
 def _found(settings: Settings, store: ModelStore) -> FoundVersions:

@@ -36,7 +36,7 @@ def _without_times(value: Any) -> Any:
     return [_without_times(each) for each in value] if isinstance(value, list) else value
 
 
-def _compare(settings: Settings, folder: Path, said: list[str]) -> dict[str, str]:
+def _compare(settings: Settings, folder: Path, said: list[str], **only: bool) -> dict[str, str]:
     return command.compare(
         settings,
         store=ModelStore(folder / "store"),
@@ -44,6 +44,7 @@ def _compare(settings: Settings, folder: Path, said: list[str]) -> dict[str, str
         command="compare",
         record=folder / "record.md",
         say=said.append,
+        **only,
     )
 
 
@@ -127,7 +128,8 @@ def test_a_plan_that_takes_too_long_is_refused_and_says_what_to_lower(settings_o
 def test_rows_without_a_language_model_under_every_protocol(
     settings_of: SettingsOf, plan_of: Callable[[Settings], Plan], tmp_path: Path
 ) -> None:
-    settings = settings_of("every", arms=("tfidf-knn", "frozen-lm-knn", "random", "sasrec-regression"), seeds=1)
+    arms = ("tfidf-knn", "frozen-lm-knn", "random", "sasrec-regression")
+    settings = settings_of("every", arms=arms, seeds=1)
     plan = plan_of(settings)
     _all_at_once(settings, plan, tmp_path / "c")
     found = json.loads((settings.report / JSON).read_text())
@@ -140,6 +142,19 @@ def test_rows_without_a_language_model_under_every_protocol(
     assert 0 <= found["new_items"] <= 1
     assert found["recommendation"]["llm"] is None
     assert len(found["claims"]) == 13
+
+    # With one more row asked for, the page is written from what is there, and says what is left.
+    looks = (tmp_path / "c/record.md").exists()
+    _compare(settings_of("every", arms=(*arms, "contriever"), seeds=1), tmp_path / "c", [], only_page=True)
+    written = json.loads((settings.report / JSON).read_text())
+    assert written["rows"] == found["rows"]
+    assert written["missing"]["contriever, last-10"] == "1 run left to do"
+    assert (tmp_path / "c/record.md").exists() == looks
+
+
+def test_there_is_no_page_of_nothing(settings_of: SettingsOf, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no measurement yet; run it without --page first"):
+        _compare(settings_of("nothing", arms=ARMS), tmp_path, [], only_page=True)
 
 
 def test_the_command_line_prints_the_plan_and_refuses_what_cannot_be(
