@@ -145,7 +145,7 @@ def _above_retriever(reached: Reached) -> Target:
     if row is None or judged.value is None:
         return judged
     gain = _share_of_possible_gain(found, reached)
-    weights = ", ".join(str(choice) for choice in row.choices)
+    weights = "w = " + ", ".join(f"{choice['weight']:g}" for choice in row.choices if "weight" in choice)
     cost = f"{row.costs.get('request_cpu_ms', float('nan')):.0f} ms of CPU per request"
     return Target(name, target, f"{judged.value}; {gain}; {weights}; {cost}", judged.held)
 
