@@ -8,7 +8,7 @@ from typing import Any
 
 from model_store.bundle import Bundle
 from offline.compare.scores import Ranks
-from offline.compare.starting_values import ITEM_TEXT, LM
+from offline.compare.starting_values import text_reading
 from offline.evaluation.baselines import CHEAP_ROWS, cheap_rows
 from offline.evaluation.cold_rows import Random, TextNeighbours, cold_rows, tf_idf_of
 from offline.evaluation.full_ranking import query_vectors, rank_vectors
@@ -66,13 +66,13 @@ def of_scorer(name: str, data: Split, *, shared: Mapping[str, Any]) -> Rankings:
 def _scorer(name: str, dataset: SequenceDataset, shared: Mapping[str, Any]) -> Scorer:
     if name in CHEAP_ROWS:
         return cheap_rows(dataset)[name]
-    template = shared.get("item_text", ITEM_TEXT)
+    template, lm = text_reading(shared)
     if name == "random":
         return Random(len(dataset.catalog))
     if name == "tfidf-knn":
         texts = item_texts(dataset.items, template)
         return TextNeighbours(tf_idf_of(dataset, texts).vectors(texts))
-    rows = cold_rows(dataset, template=template, lm=LanguageModel.model_validate(LM | shared.get("lm", {})))
+    rows = cold_rows(dataset, template=template, lm=LanguageModel.model_validate(lm))
     if name not in rows:
         raise RunRefused(f"{name}: the base model of this row cannot be had here")
     return rows[name]

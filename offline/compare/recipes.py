@@ -11,7 +11,7 @@ from offline import families
 from offline.compare.arm import Arm
 from offline.compare.arms import BY_NAME
 from offline.compare.settings import Settings
-from offline.compare.starting_values import ITEM_TEXT, LM, STARTS, TRIALS
+from offline.compare.starting_values import STARTS, TRIALS, text_reading
 from offline.recipe import Recipe
 from offline.run_config import RunConfig, RunRefused
 from offline.splits.protocols import Protocol
@@ -124,10 +124,8 @@ def _scorer_identity(name: str, settings: Settings) -> str:
     """Of a row that is no bundle: its name, and where it reads texts, how."""
     if name not in TEXT_SCORERS:
         return name
-    read = [settings.shared.get("item_text", ITEM_TEXT)]
-    if name == "frozen-lm-knn":
-        read.append(LM | settings.shared.get("lm", {}))
-    return json.dumps([name, *read], sort_keys=True)
+    template, lm = text_reading(settings.shared)
+    return json.dumps([name, template, lm] if name == "frozen-lm-knn" else [name, template], sort_keys=True)
 
 
 def same_recipe(recorded: Mapping[str, Any], recipe: Recipe, *, without: tuple[str, ...] = ()) -> bool:

@@ -6,6 +6,7 @@ chosen once per family, on its main arm, and goes for all of its arms.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 FIT: dict[str, Any] = {
@@ -80,3 +81,10 @@ TRIALS: dict[str, dict[str, list[Any]]] = {
     "contriever": _RATES,
     "llm2vec": _RATES,
 }
+
+
+def text_reading(shared: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The template, and the language model's section, of rows that read texts and are no bundles. shared: what a run
+    file says for all arms.
+    """
+    return shared.get("item_text", ITEM_TEXT), LM | shared.get("lm", {})

@@ -111,8 +111,9 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
         reader = self.lm.open_for_texts()
         config = config.model_copy(update={"lm": reader.config, "centred": True, "causal": True})
         centre_H = self._text_vectors(dataset).centre_H
-        head = tower.head
-        return text_tower(reader, reader.lm, head, settings=self.lm, texts=texts, config=config, centre_H=centre_H)
+        return text_tower(
+            reader, reader.lm, tower.head, settings=self.lm, texts=texts, config=config, centre_H=centre_H
+        )
 
     def _windows(
         self, dataset: SequenceDataset, objective: ReadOutNextItem

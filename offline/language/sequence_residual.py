@@ -45,11 +45,14 @@ def choose_beta(encoder: LanguageModelEncoder, item_vectors_ND: Tensor, validati
     encoder.eval()
     alone_QN, added_QN = (_scores(encoder, item_vectors_ND, validation, beta=beta) for beta in (0.0, 1.0))
     added_QN -= alone_QN
-    mixed = {beta: alone_QN + beta * added_QN for beta in BETAS}
-    figures = {beta: validation.ndcg_of_scores(scores_QN.clone(), cut=None) for beta, scores_QN in mixed.items()}
+    figures: dict[float, float] = {}
+    at_ten: dict[str, float] = {}
+    for beta in BETAS:
+        mixed_QN = alone_QN + beta * added_QN
+        figures[beta] = validation.ndcg_of_scores(mixed_QN, cut=None)
+        at_ten[str(beta)] = validation.ndcg_of_scores(mixed_QN)
     best = max(figures, key=lambda beta: (figures[beta], -beta))
     _set_beta(encoder, best)
-    at_ten = {str(beta): validation.ndcg_of_scores(scores_QN) for beta, scores_QN in mixed.items()}
     by_beta = {str(beta): figure for beta, figure in figures.items()}
     return {"beta": best, "ndcg_by_beta": by_beta, "ndcg@10_by_beta": at_ten}
 

@@ -45,7 +45,7 @@ def test_a_transposed_weight_and_a_slice_are_read_as_they_are() -> None:
 
 @pytest.mark.usefixtures("through_onednn")
 def test_few_rows_and_other_numbers_are_multiplied_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.nn.functional, "pad", lambda *_: pytest.fail("nothing is to be filled up"))
+    monkeypatch.setattr(products, "pad", lambda *_: pytest.fail("nothing is to be filled up"))
     few, weight = torch.randn(FEWEST - 1, 8), torch.randn(4, 8)
     assert torch.equal(product(few, weight), linear(few, weight))
     many, half = torch.randn(FEWEST + 1, 8).bfloat16(), weight.bfloat16()
