@@ -91,7 +91,7 @@ class _Planner:
             if arm.name not in ordering.ORDERED:
                 continue
             for seed in seeds_of(arm, self._settings.headline, self._settings):
-                if self._settled(arm) and ordering.is_measured(arm, seed, self._found):
+                if self._settled(arm) and ordering.order_file(arm, seed, self._found).exists():
                     done += 1
                     continue
                 minutes = self._estimates.order.get(arm.name, ordering.MINUTES if arm.llm else ordering.MINUTES / 4)
