@@ -76,21 +76,26 @@ class EmbeddedValkey:
             await self._leave(socket_path(self._data))
 
     async def _leave(self, socket: Path) -> None:
-        self._users.release()
-        # Twice, because two who leave at once can each find the other one there; and a joiner tries as well, because
-        # its owner may have died a moment ago.
-        for _ in range(2):
-            alone = self._owner.take() and self._users.take()
-            if alone:
-                await self._stop_server(socket)
+        try:
+            self._users.release()
+            # Twice, because two who leave at once can each find the other one there; and a joiner tries as well:
+            # its owner may have died a moment ago.
+            for _ in range(2):
+                alone = self._owner.take() and self._users.take()
+                if alone:
+                    await self._stop_server(socket)
+                self._users.release()
+                self._owner.release()
+                if alone:
+                    break
+        finally:
             self._users.release()
             self._owner.release()
-            if alone:
-                break
-        if self._process is not None:
-            # It serves the others now, and is theirs to stop; without this Popen would complain that it still runs.
-            self._process.returncode = 0
-            self._process = None
+            if self._process is not None:
+                # It serves the others now, and is theirs to stop; or whoever comes next adopts it, where leaving failed
+                # or was cancelled. Without this Popen would complain that it still runs.
+                self._process.returncode = 0
+                self._process = None
 
     async def _join(self, program: Path, socket: Path) -> None:
         """Returns when the server answers, with this process among its users and perhaps its owner."""

@@ -301,6 +301,27 @@ def test_owner_who_leaves_a_server_to_others_hears_no_complaint(data: Path) -> N
     asyncio.run(run())
 
 
+def test_a_server_whose_owner_failed_to_leave_is_adopted(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        first, second = EmbeddedValkey(data), EmbeddedValkey(data)
+        await first.start()
+        server = pid_of(data)
+
+        def fail() -> bool:
+            raise OSError("no descriptor is left")
+
+        monkeypatch.setattr(first._users, "take", fail)
+        with pytest.raises(OSError, match="descriptor"):
+            await first.stop()
+        del first
+        await second.start()
+        assert pid_of(data) == server
+        assert second.is_owner
+        await second.stop()
+
+    asyncio.run(run())
+
+
 def test_lost_socket_is_made_again(data: Path) -> None:
     """Systems clean their temporary folders."""
 
