@@ -28,21 +28,27 @@ from offline.training.progress import Progress
 RATES = (1e-4, 3e-4, 1e-3)
 SEEDS = (0, 1, 2)
 WITHHELD = 0.1
+# Of each withheld user at most, evenly spread: intervals are over users, and looking at every event would take as long
+# as the training between two looks.
+EVENTS = 40
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProbeData:
-    """dataset: the split of the users that may be fitted to. queries: every event of the withheld users but the first,
-    with the true history before it."""
+    """dataset: the split of the users that may be fitted to. queries: events of the withheld users, never their first,
+    each with the true history before it."""
 
     dataset: SequenceDataset
     queries: Queries
 
 
-def withhold(interactions: Interactions, *, share: float = WITHHELD, seed: int = 0) -> ProbeData:
-    """Leaves `share` of the users out of everything: training, validation, popularity, catalogue statistics."""
+def withhold(interactions: Interactions, *, share: float = WITHHELD, events: int = EVENTS, seed: int = 0) -> ProbeData:
+    """Leaves `share` of the users out of everything: training, validation, popularity, catalogue statistics.
+
+    events: of each of them are asked for, evenly spread from the second to the last; all where there are no more.
+    """
     users = len(interactions.user_ids)
     withheld = np.random.default_rng(seed).permutation(users)[: max(1, round(share * users))]
     kept_E = ~np.isin(interactions.users, withheld)
@@ -56,13 +62,18 @@ def withhold(interactions: Interactions, *, share: float = WITHHELD, seed: int =
         times_ms=interactions.times_ms[kept_E],
     )
     sequences = interactions.sequences()
-    places = [(user, place) for user in sorted(withheld) for place in range(1, len(sequences[user]))]
+    places = [(user, place) for user in sorted(withheld) for place in _spread(len(sequences[user]), events)]
     queries = Queries(
         histories=histories_of([sequences[user][:place] for user, place in places]),
         targets=np.array([sequences[user][place] for user, place in places], dtype=np.int32),
         users=np.array([user for user, _ in places], dtype=np.int32),
     )
     return ProbeData(split(rest, "last-10").dataset, queries)
+
+
+def _spread(length: int, events: int) -> list[int]:
+    """Up to `events` places of a sequence, from its second to its last."""
+    return np.linspace(1, length - 1, min(events, length - 1)).round().astype(int).tolist() if length > 1 else []
 
 
 class WatchedPlan(FitPlan):

@@ -70,6 +70,12 @@ class Plan:
 
         return {name: length(name) for name in followers}
 
+    def turn(self, unit: Unit) -> tuple[bool, float]:
+        """Of what may begin, the least turn does: what was trained is scored at once, because measurements are what an
+        interrupted comparison keeps on every machine; then the longest chain.
+        """
+        return unit.kind != "score", -self.chains[unit.name]
+
     @property
     def minutes(self) -> float:
         """Of all units, one after the other."""
@@ -77,13 +83,11 @@ class Plan:
 
     @cached_property
     def hours(self) -> float:
-        """Wall clock, `jobs` units at a time, longest chain first."""
+        """Wall clock, `jobs` units at a time, in their turns."""
         waiting, finished, clock = list(self.units), set[str](), 0.0
         running: list[tuple[float, str]] = []
         while waiting or running:
-            ready = sorted(
-                (unit for unit in waiting if unit.needs <= finished), key=lambda unit: -self.chains[unit.name]
-            )
+            ready = sorted((unit for unit in waiting if unit.needs <= finished), key=self.turn)
             for unit in ready[: self.settings.jobs - len(running)]:
                 heapq.heappush(running, (clock + unit.minutes, unit.name))
                 waiting.remove(unit)

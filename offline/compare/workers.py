@@ -98,7 +98,7 @@ def do_all(plan: Plan, work: Work, *, say: Callable[[str], None], deadline: floa
     # Libraries that read the environment when they are imported must find it there.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-    waiting = sorted(plan.units, key=lambda unit: -plan.chains[unit.name])
+    waiting = sorted(plan.units, key=plan.turn)
     finished, failed = set[str](), dict[str, str]()
     workers = [_Worker(context, work) for _ in range(min(plan.settings.jobs, len(waiting)))]
     try:

@@ -49,6 +49,18 @@ def test_a_tenth_of_the_users_is_in_nothing_that_is_fitted(small_world: Interact
     np.testing.assert_array_equal(again.queries.targets, data.queries.targets)
 
 
+def test_a_few_events_of_each_withheld_user_are_spread_over_all(small_world: Interactions) -> None:
+    whole, some = withhold(small_world).queries, withhold(small_world, events=5).queries
+    sequences = small_world.sequences()
+    for user in np.unique(whole.users):
+        lengths = some.histories.lengths[torch.from_numpy(some.users == user)].tolist()
+        assert len(lengths) == len(set(lengths)) == 5
+        assert (lengths[0], lengths[-1]) == (1, len(sequences[user]) - 1)
+        assert max(np.diff(lengths)) - min(np.diff(lengths)) <= 1
+        targets = some.targets[some.users == user]
+        np.testing.assert_array_equal(targets, [sequences[user][length] for length in lengths])
+
+
 def test_reciprocal_ranks_are_those_of_full_ranking(small_world: Interactions, tmp_path: Path) -> None:
     data = withhold(small_world)
     parts = _sasrec().train(data.dataset, tmp_path, {}).parts

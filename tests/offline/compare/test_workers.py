@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from offline.compare.plan import Plan, Unit
 from offline.compare.settings import Settings
 from offline.compare.workers import do_all
@@ -53,6 +55,20 @@ def test_what_fails_takes_what_needs_it_along_and_nothing_else(
     assert written["first"] < written["second"], "what is needed comes first"
     assert said[0].startswith("[1/7] train killed"), "longest chain first"
     assert "FAILED: its process died" in said[0]
+
+
+def test_what_was_trained_is_scored_before_the_next_is_trained(
+    settings_of: Callable[..., Settings], tmp_path: Path
+) -> None:
+    units = [_unit("first", minutes=9), _unit("second", minutes=8)]
+    units += [Unit("score", unit.arm, "last-10", 0, 0.1, frozenset([unit.name])) for unit in units]
+    said: list[str] = []
+    plan = Plan(settings_of(jobs=1), (), ("last-10",), tuple(units), 0, {})
+    assert do_all(plan, partial(_work, folder=tmp_path), say=said.append) == {}
+    assert [line.split()[1:3] for line in said] == [
+        [kind, arm] for arm in ("first", "second") for kind in ("train", "score")
+    ]
+    assert plan.hours == pytest.approx(17.2 / 60)
 
 
 def test_nothing_is_begun_after_the_deadline(settings_of: Callable[..., Settings], tmp_path: Path) -> None:
