@@ -14,11 +14,12 @@ from offline.claims.probe_runs import ProbeRun
 from offline.evaluation.metrics import Floats
 from offline.evaluation.resampling import Figure, resample
 
-ARMS = ("ilora-sasrec", "ilora-common-id", "contriever", "e4srec")
+# None of them a residual, which would begin where SASRec ends.
+ARMS = ("ilora-sasrec", "ilora", "contriever", "e4srec-sum")
 CONTRASTS = {
-    1: ("ilora-common-id", "ilora-sasrec"),
+    1: ("ilora", "ilora-sasrec"),
     2: ("contriever", "ilora-sasrec"),
-    11: ("e4srec", "ilora-sasrec"),
+    11: ("e4srec-sum", "ilora-sasrec"),
 }
 LEAST_SEEDS = 3  # by design: three seeds at each of three learning rates
 NEAR_BEST = 0.95

@@ -191,7 +191,7 @@ def nothing_to_find(queries: Queries, twins: TwinEvents, *, seed: int = 0) -> tu
         cold={"cold-items-0": ColdDraw(targets, among=among)},
         twins=TwinWins(twins, {"e4srec": chance[0], "contriever": chance[1]}),
         order={"e4srec": OrderScores(*read)},
-        probe=equal_probes(("ilora-sasrec", "ilora-common-id", "contriever", "e4srec"), rng=rng),
+        probe=equal_probes(("ilora-sasrec", "ilora", "contriever", "e4srec-sum"), rng=rng),
         cpu_ms={"llamarec": 50.0, "sasrec": 1.0, "ease-recency": 0.1, "contriever": 20.0, "e4srec": 20.0},
         reranking=Reranking(weight=0.5, recall=0.6),
     )

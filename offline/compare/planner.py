@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from offline.claims.training_ease import ARMS as PROBED
 from offline.compare import ordering, probing, trials
 from offline.compare.arm import Arm, Where
 from offline.compare.arms import BY_NAME, chosen
@@ -102,11 +103,11 @@ class _Planner:
     def _probe(self, arms: tuple[Arm, ...]) -> int:
         """Trainings on nine tenths of the users, which three claims are about; returns how many are there."""
         done, names = 0, {arm.name for arm in arms}
-        there = {name for name, arm in probing.PROBED.items() if arm in names and name in names}
+        there = names.intersection(PROBED)
         for name, rate, seed in probing.probe_runs() if there and "probe" not in self._settings.without else ():
             if rate is not None and name not in there:
                 continue
-            arm = BY_NAME[probing.PROBED.get(name, name)]
+            arm = BY_NAME[name]
             if self._settled(arm) and probing.probe_file(name, rate, seed, self._found).exists():
                 done += 1
                 continue

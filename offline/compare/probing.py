@@ -8,6 +8,7 @@ from pathlib import Path
 from offline import datasets
 from offline.claims.probe import RATES, SEEDS, run_probe
 from offline.claims.probe_runs import ProbeRun
+from offline.claims.training_ease import ARMS
 from offline.compare.arms import BY_NAME
 from offline.compare.found_versions import FoundVersions
 from offline.compare.recipes import fingerprint, run_config
@@ -15,22 +16,15 @@ from offline.compare.settings import Settings
 from offline.recipe import Recipe
 from offline.workspace import Workspace
 
-# What the claims call it -> the arm whose recipe is probed. A residual would begin where SASRec ends.
-PROBED = {
-    "ilora-sasrec": "ilora-sasrec",
-    "ilora-common-id": "ilora",
-    "contriever": "contriever",
-    "e4srec": "e4srec-sum",
-}
 BASELINE = "sasrec"
 EPOCHS = 3
 MINUTES = 4.0  # until one was measured
 
 
 def probe_runs() -> list[tuple[str, float | None, int]]:
-    """(name, learning rate, seed) of every run: SASRec's own, then the arms'."""
+    """(arm, learning rate, seed) of every run: SASRec's own, then the arms'."""
     alone: list[tuple[str, float | None, int]] = [(BASELINE, None, seed) for seed in SEEDS]
-    return alone + [(name, rate, seed) for name in PROBED for seed in SEEDS for rate in RATES]
+    return alone + [(name, rate, seed) for name in ARMS for seed in SEEDS for rate in RATES]
 
 
 def probe_file(name: str, rate: float | None, seed: int, found: FoundVersions) -> Path:
@@ -47,7 +41,7 @@ def probe(name: str, rate: float | None, seed: int, *, found: FoundVersions, wor
     own = f"{name}.{_identity(name, seed, found)}"
     run_probe(
         datasets.load(settings.data),
-        {} if rate is None else {own: _recipe(PROBED[name], found)},
+        {} if rate is None else {own: _recipe(name, found)},
         sasrec=_recipe(BASELINE, found),
         folder=(folder := workspace.folder / "probe" / f"{settings.dataset}-{_identity(BASELINE, seed, found)}"),
         epochs=EPOCHS,
@@ -67,8 +61,8 @@ def read_probe(found: FoundVersions) -> tuple[ProbeRun, ...]:
 
 
 def _known(name: str, found: FoundVersions) -> bool:
-    families = {BY_NAME[arm].family for arm in (PROBED.get(name, name), BASELINE)}
-    return families <= set(found.tuned) and not found.refusals.get(PROBED.get(name, name))
+    families = {BY_NAME[arm].family for arm in (name, BASELINE)}
+    return families <= set(found.tuned) and not found.refusals.get(name)
 
 
 def _recipe(arm: str, found: FoundVersions) -> Recipe:
@@ -83,6 +77,6 @@ def _recipe(arm: str, found: FoundVersions) -> Recipe:
 
 
 def _identity(name: str, seed: int, found: FoundVersions) -> str:
-    arm = BY_NAME[PROBED.get(name, name)]
+    arm = BY_NAME[name]
     of_data = found.split(found.settings.headline).dataset.fingerprint[:6]
     return f"{fingerprint(arm, found.settings, seed=seed, tuned=found.tuned)}-{of_data}-{EPOCHS}"

@@ -120,10 +120,10 @@ def test_every_arm_rate_and_seed_is_run_once(small_world: Interactions, tmp_path
 def test_the_arms_of_the_claims_can_be_probed(small_world: Interactions, tmp_path: Path, tiny_base: Path) -> None:
     start = {"items_from": "run:whatever"}
     arms = {
-        "e4srec": _language_model("e4srec", tiny_base, **start),
+        "e4srec-sum": _language_model("e4srec", tiny_base, **start),
         "contriever": _language_model("contriever", tiny_base, dim=8),
         "ilora-sasrec": _language_model("ilora", tiny_base, **start),
-        "ilora-common-id": _language_model("ilora", tiny_base, space="common", dim=8, **start),
+        "ilora": _language_model("ilora", tiny_base, space="common", dim=8, **start),
     }
     runs = run_probe(
         small_world, arms, sasrec=_sasrec(), folder=tmp_path, epochs=2, points=5, rates=(1e-2,), seeds=(0,)

@@ -10,7 +10,7 @@ from offline.claims.probe_runs import ProbeRun
 from offline.claims.training_ease import loss_spikes, training_ease
 from offline.claims.worlds import equal_probes
 
-ARMS = ("ilora-sasrec", "ilora-common-id", "contriever", "e4srec")
+ARMS = ("ilora-sasrec", "ilora", "contriever", "e4srec-sum")
 
 
 def _measured(runs: tuple[ProbeRun, ...]) -> dict[int, Finding]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from offline.claims.probe import RATES, SEEDS
+from offline.claims.training_ease import CONTRASTS
 from offline.compare import probing
 from offline.compare.found_versions import FoundVersions
 from offline.compare.plan import Plan
@@ -49,6 +50,14 @@ def test_the_plan_has_every_rate_and_seed_after_the_baseline(
     assert len(units) == len(SEEDS) * (1 + len(RATES))
     assert units["probe contriever last-10 seed 1 rate 0.0003"] == {"probe sasrec last-10 seed 1"}
     assert probes(without=("probe",)) == {}
+
+
+def test_every_arm_that_a_claim_is_about_is_probed(
+    settings_of: SettingsOf, plan_of: Callable[[Settings], Plan]
+) -> None:
+    plan = plan_of(settings_of(protocols=("last-10",)))
+    asked = {arm for contrast in CONTRASTS.values() for arm in contrast}
+    assert {unit.arm for unit in plan.units if unit.kind == "probe"} == {"sasrec", *asked}
 
 
 def test_files_are_told_apart(settings_of: SettingsOf, found_of: Callable[[Settings], FoundVersions]) -> None:
