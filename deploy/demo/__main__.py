@@ -108,7 +108,7 @@ class Demo:
 
     def second_version(self, service: Service, user: str) -> str | None:
         """Trains beside the service; None, with the reason said, when that fails: the service goes on."""
-        step(5, "Train E4SRec, an LLM over the same films, at lowest priority on one thread: about ten minutes.")
+        step(5, "Train E4SRec, an LLM over the same films, at lowest priority on one thread: five to ten minutes.")
         say("It begins with the language model itself, SmolLM2-135M: 95 MB out of a package, unpacked once. No hub.")
         say("The service answers meanwhile, and changes to the new version by itself.")
         say("An interrupted training goes on at the next `make demo`.")
