@@ -71,8 +71,8 @@ class Plan:
         return {name: length(name) for name in followers}
 
     def turn(self, unit: Unit) -> tuple[bool, float]:
-        """Of what may begin, the least turn does: what was trained is measured at once, because measurements are what an
-        interrupted comparison keeps on every machine; then the longest chain.
+        """Of what may begin, the least turn does: what was trained is measured at once, because measurements are what
+        an interrupted comparison keeps on every machine; then the longest chain.
         """
         return unit.kind not in ("score", "order", "rank"), -self.chains[unit.name]
 

@@ -41,7 +41,8 @@ STARTS: dict[str, dict[str, Any]] = {
         "max_history": 100,
         "fit": {"epochs": 45, "patience": 4, "weight_decay": 0.1},
     },
-    "ease": {"lam": 200.0, "tau": 10.0},
+    # Closed form: the whole grid costs seconds, whatever the number of trials.
+    "ease": {"lam": "validation", "tau": "validation"},
     "e4srec": LANGUAGE_MODEL | RESIDUAL | {"history_input": "sum", "train_items": False},
     "ilora": LANGUAGE_MODEL | {"history_input": "sum", "space": "common", "item_tower": "id"},
     "contriever": LANGUAGE_MODEL | {"history_input": "text_vector", "item_training": "frozen"},
@@ -67,7 +68,7 @@ STARTS: dict[str, dict[str, Any]] = {
 }
 
 _RATES = {"dropout": [0.1, 0.2, 0.4], "fit.learning_rate": [3e-4, 1e-3, 3e-3]}
-# LlamaRec is not here: each of its trials would fit the retrievers of five folds again.
+# LlamaRec is not here: each of its trials would fit the retrievers of five folds again. EASE searches by itself.
 TRIALS: dict[str, dict[str, list[Any]]] = {
     "sasrec": {
         "dim": [64, 128],
@@ -75,7 +76,6 @@ TRIALS: dict[str, dict[str, list[Any]]] = {
         "max_history": [50, 100, 200],
         "fit.weight_decay": [0.0, 0.1],
     },
-    "ease": {"lam": [100.0, 200.0, 500.0, 1000.0], "tau": [1.0, 2.0, 4.0, 8.0, 10.0, 16.0, 32.0]},
     "e4srec": _RATES,
     "ilora": _RATES,
     "contriever": _RATES,

@@ -19,12 +19,11 @@ from offline.run_config import RunConfig
 from offline.tuning import Trial, draw
 
 TRIAL_MINUTES = 2.0
-MAIN_ARMS = {"ease": "ease-recency"}
 
 
 def main_arm(family: str) -> Arm:
     """The arm that a family's trials are made with."""
-    return BY_NAME[MAIN_ARMS.get(family, family)]
+    return BY_NAME[family]
 
 
 def trial_config(family: str, settings: Settings, parents: Mapping[str, str]) -> RunConfig:

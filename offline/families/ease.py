@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, Self
 
 import torch
 from pydantic import PositiveFloat, PositiveInt
@@ -13,23 +15,40 @@ from model_store.bundle import Bundle
 from model_store.encoders.weighted_sum import WeightedSumConfig, WeightedSumEncoder
 from model_store.staging import BundleParts
 from offline.ease import Factors, ease_weights, factorise
+from offline.evaluation.baselines import RecencyEase
+from offline.evaluation.metrics import Floats
+from offline.evaluation.validation import Validation
 from offline.finishing.golden_histories import golden_histories
 from offline.recipe import TrainedModel
 from offline.splits.sequences import SequenceDataset
 
 EXACT_UP_TO = 3_000  # items: both factors of a full rank cost 8 N^2 bytes
 TRUNCATED_RANK = 1_024
+CHOSEN = "validation"
+LAMS = (50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
+TAUS = (1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 16.0, 32.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Choice:
+    """log: what was tried, empty where nothing was."""
+
+    weights_NN: Floats
+    lam: float
+    tau: float | None
+    log: dict[str, object]
 
 
 class Recipe(offline.recipe.Recipe):
     """score(i) = sum_j exp(-(n - j) / tau) B[h_j, i], B of EASE (Steck, 2019) on the training split.
 
-    lam: ridge. tau: decay in items; None weighs the whole history alike (plain EASE). rank: of the factors of B; None
+    lam: ridge. tau: decay in items; None weighs the whole history alike (plain EASE). Either may be "validation": the
+    value of LAMS or TAUS by which validation NDCG@10 is best, the smallest of equals. rank: of the factors of B; None
     is exact up to 3,000 items and 1,024 above. Nothing is drawn: `seed` changes nothing.
     """
 
-    lam: PositiveFloat = 200.0
-    tau: PositiveFloat | None = 10.0
+    lam: PositiveFloat | Literal["validation"] = 200.0
+    tau: PositiveFloat | Literal["validation"] | None = 10.0
     rank: PositiveInt | None = None
 
     @property
@@ -40,26 +59,52 @@ class Recipe(offline.recipe.Recipe):
     def refits(self) -> bool:
         return True
 
+    def refitted(self, log: Mapping[str, object]) -> Self:
+        return self.model_copy(update={key: log[key] for key in ("lam", "tau") if getattr(self, key) == CHOSEN})
+
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:  # noqa: ARG002
+        choice = self._choice(dataset)
         items = len(dataset.catalog)
         rank = self.rank if self.rank is not None or items <= EXACT_UP_TO else TRUNCATED_RANK
-        factors = factorise(ease_weights(dataset.train, items, lam=self.lam), rank)
+        factors = factorise(choice.weights_NN, rank)
         parts = BundleParts(
             family="ease",
             catalog=dataset.catalog,
-            encoder=self._encoder(factors),
+            encoder=_encoder(factors, choice.tau),
             item_vectors_ND=torch.from_numpy(factors.right_ND),
             golden_histories=golden_histories(dataset.train),
-            controls={"item table": self._encoder(_of_other_items(factors))},
+            controls={"item table": _encoder(_of_other_items(factors), choice.tau)},
         )
-        return TrainedModel(parts, log={"rank": factors.left_ND.shape[1], "kept_of_B": factors.kept})
+        return TrainedModel(parts, log={"rank": factors.left_ND.shape[1], "kept_of_B": factors.kept} | choice.log)
 
-    def _encoder(self, factors: Factors) -> WeightedSumEncoder:
-        items, dim = factors.left_ND.shape
-        config = WeightedSumConfig(items=items, dim=dim, max_history=2_000, jump=500, decay_items=self.tau)
-        encoder = config.build()
-        encoder.left.weight.data = torch.from_numpy(factors.left_ND)
-        return encoder.eval()
+    def _choice(self, dataset: SequenceDataset) -> _Choice:
+        """One matrix is fitted per ridge; validation sees the matrix itself, not its factors."""
+        lams = LAMS if isinstance(self.lam, str) else (self.lam,)
+        taus = TAUS if isinstance(self.tau, str) else (self.tau,)
+        validation = Validation.of(dataset)
+        figures: dict[tuple[float, float | None], float] = {}
+        best: _Choice | None = None
+        for lam in lams:
+            weights_NN = ease_weights(dataset.train, len(dataset.catalog), lam=lam)
+            if len(lams) == len(taus) == 1:
+                return _Choice(weights_NN, lam, taus[0], {})
+            for tau in taus:
+                scores_QN = RecencyEase(weights_NN, tau=tau)(validation.histories)
+                figure = validation.ndcg_of_scores(torch.from_numpy(scores_QN).float())
+                if best is None or figure > max(figures.values()):
+                    best = _Choice(weights_NN, lam, tau, {})
+                figures[lam, tau] = figure
+        assert best is not None, "there are lams and taus"
+        tried = {f"lam {lam:g}, tau {tau}": round(figure, 4) for (lam, tau), figure in figures.items()}
+        return replace(best, log={"lam": best.lam, "tau": best.tau, "ndcg@10_by_lam_and_tau": tried})
+
+
+def _encoder(factors: Factors, tau: float | None) -> WeightedSumEncoder:
+    items, dim = factors.left_ND.shape
+    config = WeightedSumConfig(items=items, dim=dim, max_history=2_000, jump=500, decay_items=tau)
+    encoder = config.build()
+    encoder.left.weight.data = torch.from_numpy(factors.left_ND)
+    return encoder.eval()
 
 
 def _of_other_items(factors: Factors) -> Factors:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -13,7 +14,8 @@ from offline.ease import ease_weights
 from offline.evaluation.baselines import RecencyEase
 from offline.evaluation.full_ranking import evaluate
 from offline.evaluation.score_matrix import evaluate_scores
-from offline.families.ease import Recipe
+from offline.evaluation.validation import Validation
+from offline.families.ease import LAMS, TAUS, Recipe
 from offline.splits.protocols import split
 
 OpenBundle = Callable[[BundleParts], Bundle]
@@ -36,6 +38,23 @@ def test_the_bundle_ranks_as_the_dense_matrix(
     assert (scores.ranks == expected.ranks).all()
     assert round(scores.values("hr@10").mean(), 4) == hit_rate
     assert round(scores.values("ndcg@10").mean(), 4) == ndcg
+
+
+def test_ridge_and_decay_are_the_best_on_validation(ml_100k: Interactions, tmp_path: Path) -> None:
+    data = split(ml_100k, "last-10").dataset
+    validation = Validation.of(data)
+    recipe = Recipe(lam="validation", tau="validation")
+    trained = recipe.train(data, tmp_path, {})
+    figures: Any = trained.log["ndcg@10_by_lam_and_tau"]
+    assert len(figures) == len(LAMS) * len(TAUS)
+    chosen = f"lam {trained.log['lam']:g}, tau {trained.log['tau']}"
+    assert figures[chosen] == max(figures.values())
+    assert figures[chosen] > figures["lam 200, tau 10.0"] + 0.005
+    served = validation.ndcg10(trained.parts.encoder, trained.parts.item_vectors_ND)
+    assert served == pytest.approx(figures[chosen], abs=2e-4)
+    again = recipe.refitted(trained.log)
+    assert (again.lam, again.tau) == (trained.log["lam"], trained.log["tau"])
+    assert Recipe(lam="validation", tau=None).refitted({"lam": 3.0, "tau": None}) == Recipe(lam=3, tau=None)
 
 
 def test_a_lower_rank_is_smaller_and_still_a_bundle(
