@@ -59,11 +59,14 @@ def reranking(arms: Arms, made: Reranking | None, cpu_ms: Mapping[str, float]) -
 
 
 def _cheaper(arms: Arms, cpu_ms: Mapping[str, float]) -> list[str]:
-    """Single-stage rows that cost no more; the other ranker is a second stage too."""
+    """Single-stage rows that cost no more and have the runs that a claim needs: one with fewer can contradict nothing,
+    and is no reason to hold back either. The other ranker is a second stage too.
+    """
     if RERANKED not in cpu_ms:
         return []
-    rows = [name for name in arms.scores if name not in (RERANKED, OTHER)]
-    return [name for name in rows if name in cpu_ms and cpu_ms[name] <= cpu_ms[RERANKED]]
+    rows = [name for name in arms.scores if name not in (RERANKED, OTHER) and name in cpu_ms]
+    enough = [name for name in rows if arms.seeds([name]) >= min(arms.least_seeds([name]), arms.seeds([RERANKED]))]
+    return [name for name in enough if cpu_ms[name] <= cpu_ms[RERANKED]]
 
 
 def _holds_back(dominating: list[str], cpu_ms: Mapping[str, float]) -> str:

@@ -271,11 +271,13 @@ ARMS: tuple[Arm, ...] = (
 )
 BY_NAME = {arm.name: arm for arm in ARMS}
 ALWAYS = ("popularity", "markov", "ease", "ease-recency", "sasrec")
+# What a family must beat before its language model means anything: two networks, and the best that needs none.
+CONTROLS = ("sasrec+sasrec", "sasrec+ease")
 
 
 def chosen(families: Iterable[str], names: Iterable[str]) -> tuple[Arm, ...]:
-    """The arms asked for (all of these families, and those named; everything when neither is given), the baselines, and
-    what they need, in the page's order. RunRefused for a name that no arm or family has.
+    """The arms asked for (all of these families with the controls, and those named; everything when neither is given),
+    the baselines, and what they need, in the page's order. RunRefused for a name that no arm or family has.
     """
     families, names = list(families), list(names)
     known = {arm.family for arm in ARMS if arm.is_bundle}
@@ -286,7 +288,7 @@ def chosen(families: Iterable[str], names: Iterable[str]) -> tuple[Arm, ...]:
     if not families and not names:
         return ARMS
     wanted = set(ALWAYS) | set(names) | {arm.name for arm in ARMS if arm.family in families}
-    wanted |= {arm.name for arm in ARMS if families and not arm.is_bundle}
+    wanted |= {arm.name for arm in ARMS if families and not arm.is_bundle} | set(CONTROLS if families else ())
     while missing := {p for name in wanted for p in BY_NAME[name].parent_arms()} - wanted:
         wanted |= missing
     return tuple(arm for arm in ARMS if arm.name in wanted)

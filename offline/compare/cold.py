@@ -31,6 +31,7 @@ class ColdRow:
     high: float
     full_recall: float
     mrr: float
+    full_mrr: float
     against_nearest: tuple[float, float, float] | None
 
     @property
@@ -100,6 +101,7 @@ def cold_rows_of(measured: Measured, *, draws: int) -> list[ColdRow]:
             high=c.difference_high,
             full_recall=float(events.full(c.family, "hr@10").mean()),
             mrr=float(events.among(c.family, "mrr@10").mean()),
+            full_mrr=float(events.full(c.family, "mrr@10").mean()),
             against_nearest=against.get(c.family),
         )
         for c in alone

@@ -58,7 +58,7 @@ def compare(
     plan.check()
     work = partial(carry_out, settings=settings, store=store, workspace=workspace)
     failures = do_all(plan, work, say=say, deadline=time.monotonic() + 3600 * settings.hours)
-    looked = [unit for unit in plan.units if unit.kind == "score" and unit.name not in failures]
+    looked = [unit for unit in plan.units if unit.kind in ("score", "order") and unit.name not in failures]
     results = _results(plan, store, failures=failures, command=command, record=record)
     if looked:
         record_look(_short(results), command, file=record)

@@ -11,7 +11,7 @@ from offline import families
 from offline.compare.arm import Arm
 from offline.compare.arms import BY_NAME
 from offline.compare.settings import Settings
-from offline.compare.starting_values import STARTS, TRIALS, text_reading
+from offline.compare.starting_values import TRIALS, start_of, text_reading
 from offline.recipe import Recipe
 from offline.run_config import RunConfig, RunRefused
 from offline.splits.protocols import Protocol
@@ -63,7 +63,7 @@ def _section(arm: Arm, settings: Settings, *, minutes: float) -> dict[str, Any]:
     section: dict[str, Any] = {}
     if arm.bare:
         return dict(arm.changes)
-    for changes in (_kept(STARTS.get(arm.family, {}), arm), _kept(settings.shared, arm), arm.changes):
+    for changes in (_kept(start_of(arm.family, settings.dataset), arm), _kept(settings.shared, arm), arm.changes):
         for key, value in changes.items():
             if fields and key not in fields and changes is not arm.changes:
                 continue

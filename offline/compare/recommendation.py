@@ -84,13 +84,17 @@ def _able_with_new_items(eligible: list[Candidate], share: float | None) -> tupl
     if share <= NEW_ITEMS:
         return eligible, f"New items: {share:.0%} of later events choose one, too few to decide by."
     able = [candidate for candidate in eligible if candidate.cold]
+    unknown = ", ".join(candidate.name for candidate in eligible if candidate.cold is None)
     if able:
         names = ", ".join(candidate.name for candidate in able)
-        return able, f"New items: {share:.0%} of later events choose one; kept is what finds them: {names}."
+        left = f" Left out, because that was not measured: {unknown}." if unknown else ""
+        return able, f"New items: {share:.0%} of later events choose one; kept is what finds them: {names}.{left}"
     if all(candidate.cold is None for candidate in eligible):
         return eligible, f"New items: {share:.0%} of later events choose one; who finds them was not measured."
+    left = f" (not measured: {unknown})" if unknown else ""
     return eligible, (
-        f"New items: {share:.0%} of later events choose one, and nothing here finds them better than nearest texts do."
+        f"New items: {share:.0%} of later events choose one, and nothing here finds them better than nearest texts "
+        f"do{left}."
     )
 
 

@@ -21,6 +21,7 @@ from offline.compare.recommendation import Candidate, Evidence, Recommendation, 
 from offline.compare.rows import Row, rows_of
 from offline.compare.scores import ArmScores
 from offline.compare.targets import Reached, Target, targets_of
+from offline.compare.temporal_buckets import Bucket, buckets_of
 from offline.compare.thirteen import claims_of
 from offline.evaluation.resampling import DRAWS
 
@@ -56,6 +57,7 @@ class Results:
     claims: list[Claim]
     targets: list[Target]
     cold: list[ColdRow]
+    buckets: list[Bucket]
     new_items: float | None
     curves: dict[str, list[dict[str, float]]]
     neighbours: dict[str, dict[str, list[str]]]
@@ -97,6 +99,7 @@ def results_of(
         claims=claims_of(measured, found, draws=draws),
         targets=targets_of(reached),
         cold=cold,
+        buckets=buckets_of(measured),
         new_items=new_items,
         curves={name: _curve(scores) for name, scores in measured.warm.items() if scores.metas[0].curve},
         neighbours={name: s.metas[0].neighbours for name, s in measured.warm.items() if s.metas[0].neighbours},

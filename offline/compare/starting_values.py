@@ -83,6 +83,15 @@ TRIALS: dict[str, dict[str, list[Any]]] = {
 }
 
 
+FILMS = ("ml-100k",)
+
+
+def start_of(family: str, dataset: str) -> dict[str, Any]:
+    """Recipe key -> value. Other data than films are introduced as the families do by themselves."""
+    start = STARTS.get(family, {})
+    return start if dataset in FILMS else {key: value for key, value in start.items() if key != "prompt"}
+
+
 def text_reading(shared: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The template, and the language model's section, of rows that read texts and are no bundles. shared: what a run
     file says for all arms.

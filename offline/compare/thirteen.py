@@ -9,6 +9,7 @@ import numpy as np
 from offline.claims import Claim, ColdDraw, Extras, Reranking, TwinWins, measure_all
 from offline.claims.reranking import RERANKED
 from offline.claims.twin_events import twin_events
+from offline.compare.arms import BY_NAME
 from offline.compare.found_versions import FoundVersions
 from offline.compare.measured import Measured
 from offline.compare.ordering import read_order
@@ -54,7 +55,9 @@ def _twins(warm: dict[str, ArmScores], data: Split) -> TwinWins | None:
 
 
 def _cpu_ms(warm: dict[str, ArmScores]) -> dict[str, float]:
-    costs = {name: [m.costs.request_cpu_ms for m in s.metas if m.costs is not None] for name, s in warm.items()}
+    """Of what could be served: a control is nobody's alternative."""
+    served = {name: s for name, s in warm.items() if BY_NAME[name].role != "control"}
+    costs = {name: [m.costs.request_cpu_ms for m in s.metas if m.costs is not None] for name, s in served.items()}
     return {name: float(np.mean(found)) for name, found in costs.items() if found}
 
 

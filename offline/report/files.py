@@ -34,6 +34,7 @@ def as_json(results: Results, plan: Plan) -> dict[str, object]:
         "claims": [asdict(claim) for claim in results.claims],
         "targets": [asdict(target) for target in results.targets],
         "cold": [asdict(row) for row in results.cold],
+        "temporal_buckets": [asdict(bucket) for bucket in results.buckets],
         "new_items": results.new_items,
         "curves": results.curves,
         "neighbours": results.neighbours,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offline.compare.results import Results
-from offline.report.blocks import Section, Table, Text, Whisker, Whiskers
+from offline.report.blocks import Block, Section, Table, Text, Whisker, Whiskers
 from offline.report.quality import whisker
 from offline.report.wording import MISSING, plural, score, span
 
@@ -21,8 +21,9 @@ def cold(results: Results) -> Section:
             MISSING
             if row.against_nearest is None
             else f"{row.against_nearest[0]:+.3f} ({row.against_nearest[1]:+.3f} to {row.against_nearest[2]:+.3f})",
-            f"{row.full_recall:.3f}",
             f"{row.mrr:.3f}",
+            f"{row.full_recall:.3f}",
+            f"{row.full_mrr:.3f}",
         )
         for row in rows
     )
@@ -33,9 +34,8 @@ def cold(results: Results) -> Section:
             Text(
                 f"One item in ten was taken out of everything that is fitted, {plural(rows[0].draws, 'time')}; "
                 f"asked is "
-                "whether its text, or what a family makes of it, finds it. Left: among the new items alone. "
-                "Right: in the "
-                "whole catalogue. Intervals over users and items."
+                "whether its text, or what a family makes of it, finds it. First among the new items alone, then, in "
+                "the last two columns, in the whole catalogue. Intervals over users and items."
             ),
             Whiskers(
                 tuple(
@@ -51,8 +51,9 @@ def cold(results: Results) -> Section:
                     "recall@10",
                     "95 % interval",
                     "against TF-IDF",
-                    "in the whole catalogue",
                     "MRR@10",
+                    "recall@10, whole catalogue",
+                    "MRR@10, whole catalogue",
                 ),
                 table,
                 words=frozenset({0, 1}),
@@ -83,8 +84,25 @@ def temporal(results: Results) -> Section:
                 ("row", "NDCG@10", "95 % interval", "HR@10"),
                 tuple((r.arm, score(r.ndcg10), span(r.low, r.high), score(r.hr10)) for r in rows),
             ),
+            *_buckets(results, [row.arm for row in rows]),
         ],
     )
+
+
+def _buckets(results: Results, arms: list[str]) -> list[Block]:
+    """NDCG@10 of new and of known users and items."""
+    if not results.buckets:
+        return []
+    new_users = next((b.share for b in results.buckets if b.name == "user new"), 0.0)
+    told = (
+        f"{new_users:.0%} of these events are of users without an event before that moment"
+        + (": this is a test of new users. " if new_users > 0.5 else ". ")
+        + "NDCG@10 by whether training knows the user and the item:"
+    )
+    rows = tuple(
+        (arm, *(score(b.ndcg10[arm]) if arm in b.ndcg10 else MISSING for b in results.buckets)) for arm in arms
+    )
+    return [Text(told), Table(("row", *(f"{b.name} ({b.share:.0%})" for b in results.buckets)), rows)]
 
 
 def lists(results: Results) -> Section:

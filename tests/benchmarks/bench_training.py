@@ -31,7 +31,7 @@ from model_store.encoders.packed_attention import Packed
 from model_store.encoders.products import product
 from model_store.errors import BaseModelRefused
 from offline.compare.results import TRAINING_STEP
-from offline.compare.targets import MOST_OF_A_STEP
+from offline.compare.targets import BARE_BY_OUR_PRODUCTS, MOST_OF_A_STEP
 from offline.gating.gated_objective import GatedNextItem
 from offline.gating.out_of_fold import InFold
 from offline.language.injected_items import FixedItemProjector, ItemProjector
@@ -58,7 +58,7 @@ def test_a_step_beside_the_bare_pass(
     try:
         steps = {
             "bare": bare(),
-            "the bare pass by the products of the step": bare(products=True),
+            BARE_BY_OUR_PRODUCTS: bare(products=True),
             "E4SRec, sum, rank 16": e4srec(),
             "iLoRA, sum, rank 16": ilora(rank=16),
             "iLoRA, sum, rank 8 (as published)": ilora(rank=8),

@@ -94,6 +94,10 @@ def test_a_second_stage_pays_above_its_retriever_and_every_cheaper_row() -> None
     assert _sign(dominated) == -1
     assert "(ease)" in dominated.contrast
     assert dominated.holds_back.endswith("ease reach at least as much at no more CPU time")
+    whole, once = (_arms("sasrec", "llamarec", better=("ease",), runs=runs) for runs in (5, 1))
+    lucky = replace(whole, scores={**whole.scores, "tiny": once.scores["ease"]}, runs={**whole.runs, "tiny": (0,)})
+    found = reranking(lucky, made, ms | {"tiny": 0.1})
+    assert (found.seeds, found.contrast) == (dominated.seeds, dominated.contrast), "one run contradicts nothing"
     dearer = reranking(_arms("sasrec", better=("llamarec", "big")), made, ms)
     assert _sign(dearer) == 1
     assert not dearer.holds_back

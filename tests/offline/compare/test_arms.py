@@ -19,8 +19,10 @@ def test_chosen_arms_come_with_their_parents_and_the_baselines() -> None:
     assert chosen([], []) == ARMS
     names = [arm.name for arm in chosen([], ["e4srec+ease"])]
     assert names == [*ALWAYS, "e4srec", "e4srec+ease"]
-    families = {arm.family for arm in chosen(["contriever"], []) if arm.is_bundle}
-    assert families == {"ease", "sasrec", "contriever"}
+    family = chosen(["contriever"], [])
+    assert {arm.family for arm in family if arm.is_bundle} == {"ease", "sasrec", "contriever", "fused"}
+    assert {"sasrec+sasrec", "sasrec+ease", "contriever-random"} <= {arm.name for arm in family}
+    assert not any(arm.llm and arm.family != "contriever" for arm in family)
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:

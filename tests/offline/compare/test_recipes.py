@@ -9,6 +9,7 @@ from offline.compare.arm import Arm
 from offline.compare.arms import ARMS, BY_NAME
 from offline.compare.recipes import fingerprint, refusal, run_config, same_recipe
 from offline.compare.settings import Settings
+from offline.compare.starting_values import STARTS, start_of
 from offline.families import names
 
 SettingsOf = Callable[..., Settings]
@@ -45,6 +46,14 @@ def test_what_cannot_be_trained_says_why(settings_of: SettingsOf, monkeypatch: p
         assert refusal(BY_NAME[arm], settings) is None
     monkeypatch.setattr("offline.families.names", lambda: [name for name in names() if name != "e4srec"])
     assert "there is no family 'e4srec'" in str(refusal(BY_NAME["e4srec"], settings))
+
+
+def test_only_films_are_called_films() -> None:
+    assert start_of("e4srec", "ml-100k")["prompt"].startswith("Films")
+    for family in STARTS:
+        start = start_of(family, "amazon-beauty")
+        assert "film" not in str(start).lower()
+        assert start_of(family, "ml-100k") == start | {k: v for k, v in STARTS[family].items() if k == "prompt"}
 
 
 def test_a_fingerprint_is_of_what_is_trained(settings_of: SettingsOf) -> None:

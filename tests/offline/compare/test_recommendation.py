@@ -69,6 +69,8 @@ def test_a_better_llm_may_still_not_be_worth_its_cost() -> None:
         (0.05, (LLM, TEXT), "contriever", "5% of later events choose one, too few"),
         (0.30, (LLM, replace(TEXT, cpu_ms=20.0)), "contriever", "kept is what finds them: contriever"),
         (0.30, (LLM, replace(TEXT, cold=False)), "contriever", "nothing here finds them better"),
+        (0.30, (replace(LLM, cold=None), TEXT), "contriever", "Left out, because that was not measured: e4srec"),
+        (0.30, (replace(LLM, cold=None), replace(TEXT, cold=False)), "contriever", "(not measured: e4srec)"),
         (0.30, (replace(LLM, cold=None), replace(TEXT, cold=None)), "contriever", "who finds them was not measured"),
     ],
 )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from offline.compare.results import TRAINING_STEP, _training_step
-from offline.compare.targets import Reached, Target, targets_of
+from offline.compare.targets import BARE_BY_OUR_PRODUCTS, Reached, Target, targets_of
 
 
 def training_step(report: Path) -> Target:
@@ -20,6 +20,12 @@ def test_the_training_step_is_told_as_the_bench_wrote_it(tmp_path: Path, slowest
     (tmp_path / TRAINING_STEP).write_text(json.dumps({"E4SRec": 1.1, "iLoRA": slowest}))
     told = training_step(tmp_path)
     assert (told.value, told.held) == (f"E4SRec: 1.10 x; iLoRA: {slowest:.2f} x", held)
+
+
+def test_both_readings_of_the_bare_pass_are_told(tmp_path: Path) -> None:
+    (tmp_path / TRAINING_STEP).write_text(json.dumps({BARE_BY_OUR_PRODUCTS: 0.5, "E4SRec": 0.7}))
+    told = training_step(tmp_path)
+    assert (told.value, told.held) == ("E4SRec: 0.70 x (over a bare pass by the same products: 1.40)", True)
 
 
 def test_a_training_step_that_nobody_timed_is_not_held(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from offline.compare.rows import Row, rows_of
 from offline.compare.scores import ArmScores, Costs
 from offline.compare.settings import Settings, data_of
 from offline.compare.targets import Reached, targets_of
+from offline.compare.temporal_buckets import Bucket
 
 COSTS = Costs(
     encode_ms_p50=1.0,
@@ -80,7 +81,7 @@ def results() -> Results:
     warm = {row.arm: row for row in rows if row.seen_removed}
     judged = judge(world, draws=500)
     cold = [
-        ColdRow(name, BY_NAME[name].variant, BY_NAME[name].llm, 3, 0.3, 0.2, 0.4, 0.05, 0.1, against)
+        ColdRow(name, BY_NAME[name].variant, BY_NAME[name].llm, 3, 0.3, 0.2, 0.4, 0.05, 0.1, 0.02, against)
         for name, against in (("tfidf-knn", None), ("contriever", (0.1, 0.05, 0.15)))
     ]
     candidates = tuple(_candidate(row) for row in warm.values() if row.role != "control")
@@ -98,6 +99,7 @@ def results() -> Results:
         claims=claims,
         targets=targets_of(Reached("ml-100k", warm, judged, cold, 0.3, 4)),
         cold=cold,
+        buckets=[Bucket("user new", 0.6, {row.arm: 0.1 for row in temporal}), Bucket("item new", 0.0, {})],
         new_items=0.2,
         curves={name: list(scores.metas[0].curve) for name, scores in world.items()},
         neighbours={"sasrec": {HOSTILE: ["B", "C"]}, "e4srec": {HOSTILE: ["B", "C"]}, "contriever": {HOSTILE: ["D"]}},
