@@ -12,7 +12,7 @@ SPACES = 6
 
 
 def targets(results: Results) -> Section:
-    said = {True: "held", False: "missed", None: "not measured"}
+    said = {True: "held", False: "missed", None: "not measured here"}
     rows = tuple((t.name, t.target, t.value or MISSING, said[t.held]) for t in results.targets)
     return Section(
         "targets",
@@ -74,7 +74,7 @@ def making(results: Results) -> Section:
                     *((f"Chosen by the trials: {tuned}.",) if tuned else ()),
                     "Intervals: 95 %, 10,000 draws of users (with all their events) and of seeds, whose deviations are "
                     "stretched by sqrt(n / (n - 1)); new items: users and items. Equal scores: the lower item row "
-                    "first.",
+                    "first. A user's events of equal time: in the order of the data's file.",
                     f"Measured {p.measured[0]} to {p.measured[1]} UTC. Looks at test events of {p.dataset} on "
                     f"record: {p.looks}.",
                 )
