@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from offline.claims import measure_all
+from offline.claims import worlds as claim_worlds
+from offline.claims.twin_events import twin_events
+from offline.compare.arms import ARMS as PAGE
 from offline.compare.arms import BY_NAME
-from offline.compare.contrasts import judge
+from offline.compare.contrasts import ALWAYS_AGAINST, judge
 from offline.compare.scores import ArmScores, ScoreMeta
 from offline.evaluation.metrics import Floats
 
-ARMS = (
-    "sasrec",
-    "ease-recency",
-    "ilora",
-    "ilora-random",
-    "e4srec",
-    "e4srec-random",
-    "contriever",
-    "llm2vec",
-    "llamarec",
+# All that a page's primary contrasts are about.
+ARMS = tuple(
+    arm.name
+    for arm in PAGE
+    if arm.name in ALWAYS_AGAINST or arm.role in ("family", "fusion") or arm.name in {other.twin for other in PAGE}
 )
+CLAIM_DRAWS = 600
 DEPTH = 20
 
 
@@ -82,5 +82,19 @@ def _arm(
 
 
 def claims_in_null_worlds(worlds: int = 100, *, draws: int = 2_000) -> int:
-    """In how many worlds the page would claim anything."""
-    return sum(any(j.claimed for j in judge(null_world(seed), draws=draws)) for seed in range(worlds))
+    """In how many worlds a page would claim anything: among its contrasts, or among the thirteen claims.
+
+    The claims are asked about inputs of their own, of the same seed: more chances to be wrong than on a page, where
+    both hear the same runs.
+    """
+    data, pairs = claim_worlds.long_interest(), claim_worlds.sequels()
+    twins = twin_events(pairs.dataset, pairs.test)
+
+    def claims_something(seed: int) -> bool:
+        if any(judged.claimed for judged in judge(null_world(seed), draws=draws)):
+            return True
+        warm, extras = claim_worlds.nothing_to_find(data.test, twins, seed=seed)
+        claims = measure_all(warm, data.dataset, data.test, extras=extras, draws=CLAIM_DRAWS, seed=seed)
+        return any(claim.verdict in ("supported", "contradicted") for claim in claims)
+
+    return sum(claims_something(seed) for seed in range(worlds))

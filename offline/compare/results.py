@@ -15,6 +15,7 @@ from offline.compare.cold import ColdRow, beats_nearest_texts, cold_rows_of
 from offline.compare.contrasts import Judged, best_without_llm, judge
 from offline.compare.found_versions import FoundVersions
 from offline.compare.measured import Measured, read_measured, share_of_new_items
+from offline.compare.null_world import ARMS as NULL_ARMS
 from offline.compare.null_world import claims_in_null_worlds
 from offline.compare.plan import Plan
 from offline.compare.recommendation import Candidate, Evidence, Recommendation, recommend
@@ -164,12 +165,14 @@ def _retriever_recall(warm: dict[str, ArmScores]) -> float | None:
 
 
 def _null_claims(report: Path) -> int:
-    """Measured once per report: it depends on nothing but this code."""
+    """Measured once per report and set of arms: it depends on nothing but this code."""
     file = report / NULL_WORLDS
-    if not file.exists():
+    found = json.loads(file.read_text()) if file.exists() else {}
+    if found.get("arms") != list(NULL_ARMS):
         report.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"worlds": 100, "claimed": claims_in_null_worlds(100)}) + "\n")
-    return int(json.loads(file.read_text())["claimed"])
+        found = {"worlds": 100, "claimed": claims_in_null_worlds(100), "arms": NULL_ARMS}
+        file.write_text(json.dumps(found) + "\n")
+    return int(found["claimed"])
 
 
 def _training_step(report: Path) -> dict[str, float]:

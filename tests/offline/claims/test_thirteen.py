@@ -12,17 +12,17 @@ from offline.splits.sequences import Split
 
 
 def test_a_null_world_claims_next_to_nothing(long_interest: Split, sequel_twins: TwinEvents) -> None:
-    """All families equal, inputs of all thirteen claims: at most 10 worlds of 100 may claim anything."""
+    """All families equal, inputs of all thirteen claims. A hundred worlds, with contrasts: `test_null_world`."""
     claiming, excluded = 0, 0
-    for world in range(100):
+    for world in range(20):
         warm, extras = worlds.nothing_to_find(long_interest.test, sequel_twins, seed=world)
         found = measure_all(warm, long_interest.dataset, long_interest.test, extras=extras, draws=600, seed=world)
         assert [claim.verdict for claim in found].count("not measured") == 0
         claiming += any(claim.verdict in ("supported", "contradicted") for claim in found)
         excluded += sum(not claim.low <= 0 <= claim.high for claim in found)  # type: ignore[operator]
-    assert claiming <= 10
-    # Else the measurements would be silent whatever the world: 5 % of 1,300 intervals would be 65.
-    assert 10 <= excluded <= 110
+    assert claiming <= 3
+    # Else the measurements would be silent whatever the world: 5 % of 260 intervals would be 13.
+    assert 2 <= excluded <= 26
 
 
 def test_nothing_given_is_thirteen_reasons(long_interest: Split) -> None:

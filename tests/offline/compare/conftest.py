@@ -12,6 +12,7 @@ from model_store.store import ModelStore
 from offline.compare import trials
 from offline.compare.arms import ARMS
 from offline.compare.found_versions import FoundVersions
+from offline.compare.null_world import ARMS as NULL_ARMS
 from offline.compare.plan import Plan
 from offline.compare.planner import make_plan
 from offline.compare.results import NULL_WORLDS
@@ -35,7 +36,7 @@ def settings_of(world: Path, tmp_path: Path) -> SettingsOf:
         folder = tmp_path / report
         folder.mkdir(exist_ok=True)
         # Measured by its own test; here it would take longer than all the rest.
-        (folder / NULL_WORLDS).write_text(json.dumps({"worlds": 100, "claimed": 4}))
+        (folder / NULL_WORLDS).write_text(json.dumps({"worlds": 100, "claimed": 4, "arms": NULL_ARMS}))
         return Settings(data, headline, shared, report=folder, **(given | changes))  # type: ignore[arg-type]
 
     return made

@@ -14,6 +14,7 @@ from offline.claims import Claim
 from offline.compare.arms import ARMS, BY_NAME
 from offline.compare.cold import ColdRow
 from offline.compare.contrasts import judge
+from offline.compare.null_world import ARMS as NULL_ARMS
 from offline.compare.null_world import null_world
 from offline.compare.plan import Plan
 from offline.compare.recommendation import Candidate, Evidence, recommend
@@ -128,7 +129,7 @@ def _candidate(row: Row) -> Candidate:
 def plan(tmp_path: Path) -> Plan:
     data, headline, shared = data_of("ml-100k")
     settings = Settings(data, headline, shared, seeds=5, minutes=10, trials=8, hours=8, jobs=2, report=tmp_path)
-    (tmp_path / NULL_WORLDS).write_text(json.dumps({"claimed": 4}))
+    (tmp_path / NULL_WORLDS).write_text(json.dumps({"claimed": 4, "arms": NULL_ARMS}))
     return Plan(settings, ARMS, (headline,), (), 0, {})
 
 
