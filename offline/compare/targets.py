@@ -9,7 +9,7 @@ from offline.compare.cold import ColdRow
 from offline.compare.contrasts import Judged
 from offline.compare.rows import Row
 
-LLM_TWINS = ("ilora", "e4srec", "contriever", "llm2vec")
+LLM_TWINS = ("ilora", "e4srec", "contriever", "llm2vec", "llamarec")
 FUSIONS = ("e4srec+ease", "ilora+ease", "sasrec+contriever+ease", "ilora+contriever+ease")
 MOST_OF_A_STEP = 1.2
 BARE_BY_OUR_PRODUCTS = "the bare pass by the products of the step"
