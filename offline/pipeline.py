@@ -14,7 +14,7 @@ from model_store.store import ModelStore
 from offline import datasets
 from offline.data_needs import check_data
 from offline.evaluation import full_ranking as evaluation
-from offline.finishing.final_fit import final_fit
+from offline.finishing.final_fit import final_fit, final_parents
 from offline.finishing.finish import finished
 from offline.recipe import Recipe, TrainedModel
 from offline.run_config import RunConfig, RunRefused
@@ -36,7 +36,11 @@ def run(config: RunConfig, *, store: ModelStore, workspace: Workspace) -> str:
     """
     interactions = datasets.load(config.data)
     data = split(interactions, config.protocol)
-    made = _evaluated(config, data, store=store, workspace=workspace)
+    parents = parent_versions(config.recipe, store=store, split_fingerprint=data.dataset.split_fingerprint)
+    if config.final_fit:
+        # What could not be refitted afterwards is refused before its twin has trained.
+        final_parents(config.recipe, parents, store=store)
+    made = _evaluated(config, data, names=parents, store=store, workspace=workspace)
     if not config.final_fit:
         return made.version
     return final_fit(
@@ -56,8 +60,10 @@ class _Made:
     log: dict[str, object]
 
 
-def _evaluated(config: RunConfig, data: Split, *, store: ModelStore, workspace: Workspace) -> _Made:
-    names = parent_versions(config.recipe, store=store, split_fingerprint=data.dataset.split_fingerprint)
+def _evaluated(
+    config: RunConfig, data: Split, *, names: dict[str, str], store: ModelStore, workspace: Workspace
+) -> _Made:
+    """names: role -> version of each parent."""
     fingerprint = config.fingerprint(split_fingerprint=data.dataset.split_fingerprint, parents=names)
     checkpoints = workspace.run_folder(config.name, fingerprint)
     done = workspace.published(checkpoints)

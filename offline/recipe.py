@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
 
 from model_store.bundle import Bundle
 from model_store.staging import BundleParts
@@ -44,6 +44,9 @@ class Recipe(BaseModel, ABC):
     item_text: str = "{title} ({year}) | {categories}"
     cold_start: Literal["none", "regression"] = "none"
     popularity_debiasing: bool = False
+
+    # Not a field: what a twin chose is no part of the recipe, neither of its record nor of its fingerprint.
+    _chosen: Mapping[str, object] | None = PrivateAttr(default=None)
 
     @field_validator("item_text")
     @classmethod
@@ -109,12 +112,28 @@ class Recipe(BaseModel, ABC):
         """Whether `refitted` can tell all that was chosen; else a run cannot ask for `final_fit`."""
         return False
 
+    @property
+    def chosen_figures(self) -> tuple[str, ...]:
+        """Keys of the training log that hold what this recipe's training chooses on validation."""
+        return ("best_epoch",) if hasattr(self, "fit") else ()
+
+    @property
+    def weighed_parents(self) -> tuple[str, ...]:
+        """Roles of the parents whose scores a chosen weight adds to others: of a final fit they must be final fits, for
+        a weight between two models that knew the same events says nothing of two that do not. It starts from others.
+        """
+        return ()
+
     def refitted(self, log: Mapping[str, object]) -> Self:
-        """The recipe that trains as this one was found best to, and chooses nothing. log: of that training."""
+        """The recipe that trains as this one was found best to, and chooses nothing.
+
+        log: of that training; it holds every one of `chosen_figures`, and `train` finds it as `_chosen`.
+        """
         plan, best = getattr(self, "fit", None), log.get("best_epoch")
-        if plan is None:
-            return self
-        return self.model_copy(update={"fit": plan.model_copy(update={"stop_after": best})})
+        changes = {} if plan is None else {"fit": plan.model_copy(update={"stop_after": best})}
+        refitted = self.model_copy(update=changes)
+        refitted._chosen = log
+        return refitted
 
     @abstractmethod
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:

@@ -99,7 +99,15 @@ class Recipe(LanguageModelRecipe):
 
     @property
     def refits(self) -> bool:
-        return not self.residual  # beta is chosen on validation
+        return True
+
+    @property
+    def chosen_figures(self) -> tuple[str, ...]:
+        return (*super().chosen_figures, "beta") if self.residual else super().chosen_figures
+
+    @property
+    def weighed_parents(self) -> tuple[str, ...]:
+        return ("items_from",) if self.residual else ()
 
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
         torch.manual_seed(self.seed)
@@ -129,7 +137,7 @@ class Recipe(LanguageModelRecipe):
             adapted=adapted,
             base=base,
             checkpoints=checkpoints,
-            choose=partial(choose_beta, encoder) if self.residual else None,
+            choose=partial(choose_beta, encoder, chosen=self._chosen) if self.residual else None,
             items_of=start,
         )
 

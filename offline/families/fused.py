@@ -48,17 +48,32 @@ class Recipe(offline.recipe.Recipe):
     def parent_references(self) -> dict[str, str]:
         return {_role(place): reference for place, reference in enumerate(self.parts)}
 
+    @property
+    def refits(self) -> bool:
+        return True
+
+    @property
+    def chosen_figures(self) -> tuple[str, ...]:
+        return ("weights", "deviations")
+
+    @property
+    def weighed_parents(self) -> tuple[str, ...]:
+        return tuple(self.parent_references())
+
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:  # noqa: ARG002
         bundles = [parents[_role(place)] for place in range(len(self.parts))]
         for bundle in bundles:
             _check(bundle, dataset)
-        validation = Validation.of(dataset)
-        scores = [part_scores(bundle, validation) for bundle in bundles]
-        fusion = choose_weights(scores, validation, steps=self.grid, trained_N=torch.from_numpy(dataset.trained_items))
+        fusion = self._choose(bundles, dataset) if self._chosen is None else Fusion.kept(self._chosen)
         silent = [b.version for b, weight in zip(bundles, fusion.weights, strict=True) if weight == 0]
         if silent:
             logger.warning("%s has weight 0: on validation the fusion is best without it", ", ".join(silent))
         return TrainedModel(_parts(bundles, fusion, dataset), log=fusion.figures() | {"silent": silent})
+
+    def _choose(self, bundles: list[Bundle], dataset: SequenceDataset) -> Fusion:
+        validation = Validation.of(dataset)
+        scores = [part_scores(bundle, validation) for bundle in bundles]
+        return choose_weights(scores, validation, steps=self.grid, trained_N=torch.from_numpy(dataset.trained_items))
 
 
 def _role(place: int) -> str:

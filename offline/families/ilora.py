@@ -108,8 +108,16 @@ class Recipe(LanguageModelRecipe):
 
     @property
     def refits(self) -> bool:
-        # beta is chosen on validation, and so is the length of the folds' trainings.
-        return not self.residual and not self.out_of_fold
+        # How long the folds train is chosen on validation, and no log keeps it.
+        return not self.out_of_fold
+
+    @property
+    def chosen_figures(self) -> tuple[str, ...]:
+        return (*super().chosen_figures, "beta") if self.residual else super().chosen_figures
+
+    @property
+    def weighed_parents(self) -> tuple[str, ...]:
+        return ("items_from",) if self.residual else ()
 
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
         torch.manual_seed(self.seed)
@@ -126,7 +134,7 @@ class Recipe(LanguageModelRecipe):
                 windows = training_windows(dataset.train, self.max_history)
                 log |= use_mean_gate(objective, items_ND, windows, validation=validation, batch=self.fit.batch)
             if self.residual:
-                log |= choose_beta(encoder, items_ND, validation)
+                log |= choose_beta(encoder, items_ND, validation, chosen=self._chosen)
             return log | ({"scale": float(encoder.scale.detach())} if self.space == "common" else {})
 
         return self._trained(

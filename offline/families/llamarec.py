@@ -7,7 +7,7 @@ the user, and weighs the ranker against the retriever: the weight is chosen on v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
@@ -20,14 +20,15 @@ from model_store.base_models import BaseModel as Base
 from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
 from model_store.encoders.sequence import SequenceEncoder
+from model_store.ranker import InterpolatedRanker
 from model_store.rankers.verbalizer import VerbalizerRanker
 from model_store.token_blocks import tokenize_blocks
 from offline.language.language_model_recipe import LanguageModelRecipe
 from offline.language.language_models import save_adapter
-from offline.ranking.fold_retrievers import fold_retrievers, retriever_recipe
+from offline.ranking.fold_retrievers import FoldRetriever, fold_retrievers, retriever_recipe
 from offline.ranking.mined_candidates import MinedTarget, draw_prompts, mine
 from offline.ranking.ranked_parts import pointwise_controls, pointwise_ranker, ranked_parts
-from offline.ranking.reranking import RerankingProblem, best_ndcg10, choose_weight
+from offline.ranking.reranking import RerankingProblem, best_ndcg10, choose_weight, keep_weight
 from offline.ranking.verbalizer_objective import VerbalizerObjective
 from offline.ranking.verbalizer_training import (
     Identifiers,
@@ -104,6 +105,19 @@ class Recipe(LanguageModelRecipe):
         named = {"retriever": self.retriever}
         return named if self.vectors_from is None else named | {"vectors_from": self.vectors_from}
 
+    @property
+    def refits(self) -> bool:
+        return True
+
+    @property
+    def chosen_figures(self) -> tuple[str, ...]:
+        # Healing is judged by users that no stage on text learns from, in a final fit too.
+        return ("weight",) if self.ranker == "pointwise" else ("best_epoch", "fold_epochs", "weight")
+
+    @property
+    def weighed_parents(self) -> tuple[str, ...]:
+        return tuple(self.parent_references())
+
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:
         retriever = parents["retriever"]
         if not isinstance(retriever.encoder, SequenceEncoder):
@@ -113,7 +127,7 @@ class Recipe(LanguageModelRecipe):
         problem = RerankingProblem.of(dataset, retriever, depth=self.window * self.windows)
         if self.ranker == "pointwise":
             ranker = pointwise_ranker(parents["vectors_from"], window=self.window)
-            log = choose_weight(problem, ranker)
+            log = self._weighed(problem, ranker)
             parts = ranked_parts(dataset, retriever, ranker=ranker)
             return TrainedModel(replace(parts, ranker_controls=pointwise_controls(ranker)), log=log)
         return self._verbalizer(dataset, checkpoints, retriever=retriever, problem=problem)
@@ -123,7 +137,7 @@ class Recipe(LanguageModelRecipe):
     ) -> TrainedModel:
         refuse_without_healing(self.lm, READER, healing=self.healing)
         staged, head_VH = self._readable(dataset, checkpoints)
-        mined = self._mined(dataset, retriever, checkpoints)
+        mined, fold_epochs = self._mined(dataset, retriever, checkpoints)
         torch.manual_seed(self.seed)
         ranker = self._untrained(dataset, staged.base, head_VH=head_VH)
         adapted = self.lm.with_adapters(ranker.lm)
@@ -140,7 +154,7 @@ class Recipe(LanguageModelRecipe):
         objective.cpu()
         one = combined(self.lm, [*staged.adapters, take_adapter(adapted)]) if staged.adapters else adapted
         served = served_verbalizer(ranker, self.lm, one)
-        log = progress.figures() | {"mined": len(mined)} | choose_weight(problem, served)
+        log = progress.figures() | {"mined": len(mined), "fold_epochs": fold_epochs} | self._weighed(problem, served)
         if staged.logs:
             log |= {"stages": staged.logs, "seconds": progress.seconds + staged.seconds}
         return TrainedModel(
@@ -153,6 +167,9 @@ class Recipe(LanguageModelRecipe):
             ),
             log=log,
         )
+
+    def _weighed(self, problem: RerankingProblem, ranker: InterpolatedRanker) -> dict[str, object]:
+        return choose_weight(problem, ranker) if self._chosen is None else keep_weight(ranker, self._chosen)
 
     def _readable(self, dataset: SequenceDataset, checkpoints: Path) -> tuple[Staged, Tensor | None]:
         """The base, healed where that is asked for, and then its head."""
@@ -182,14 +199,30 @@ class Recipe(LanguageModelRecipe):
             head_VH=head_VH,
         )
 
-    def _mined(self, dataset: SequenceDataset, retriever: Bundle, checkpoints: Path) -> list[MinedTarget]:
-        recipe = retriever_recipe(retriever)
-        folds = fold_retrievers(dataset, recipe, folds=self.folds, seed=self.seed, checkpoints=checkpoints)
-        mined = mine(dataset, folds, per_user=self.targets_per_user, depth=MINED, seed=self.seed)
+    def _mined(
+        self, dataset: SequenceDataset, retriever: Bundle, checkpoints: Path
+    ) -> tuple[list[MinedTarget], list[int | None]]:
+        """The targets, and how many epochs each fold's retriever has trained."""
+        folds = fold_retrievers(
+            dataset,
+            retriever_recipe(retriever),
+            folds=self.folds,
+            seed=self.seed,
+            checkpoints=checkpoints,
+            epochs=None if self._chosen is None else self._chosen["fold_epochs"],  # type: ignore[arg-type]  # of JSON
+        )
+        epochs: list[int | None] = []
+
+        def noted() -> Iterator[FoldRetriever]:
+            for fold in folds:
+                epochs.append(fold.best_epoch)
+                yield fold
+
+        mined = mine(dataset, noted(), per_user=self.targets_per_user, depth=MINED, seed=self.seed)
         if self.prompts is None or self.prompts >= len(mined):
-            return mined
+            return mined, epochs
         drawn = torch.randperm(len(mined), generator=torch.Generator().manual_seed(self.seed))[: self.prompts]
-        return [mined[place] for place in drawn.sort().values.tolist()]
+        return [mined[place] for place in drawn.sort().values.tolist()], epochs
 
     def _prompts(self, dataset: SequenceDataset, mined: list[MinedTarget], epoch: int) -> HistoryBatch:
         return draw_prompts(

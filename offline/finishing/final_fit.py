@@ -1,8 +1,8 @@
 """The version that ships, fitted to every event: nobody's last choices are left out of it.
 
-Everything that was chosen (epochs, ridge, offsets, strength) is what its evaluated twin chose; nothing is chosen again,
-for the events that a choice could be made on are trained on now. Its figures are the twin's, and it is never a row of a
-comparison: it has seen the test events.
+Everything that was chosen (epochs, weights, beta, ridge, offsets, strength) is what its evaluated twin chose; nothing
+is chosen again, for the events that a choice could be made on are trained on now. Its figures are the twin's, and it is
+never a row of a comparison: it has seen the test events.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from model_store.store import ModelStore
 from offline.datasets.interactions import Interactions
 from offline.finishing.finish import finished
 from offline.recipe import Recipe
+from offline.run_config import RunRefused
 from offline.splits.sequences import SequenceDataset
 from offline.splits.training_split import dataset_of
 from offline.training.processes import as_main_says, measuring_device, this_process
@@ -50,7 +51,8 @@ def final_fit(
 ) -> str:
     """Refits as `twin` was found best, publishes with the twin's figures, and returns the version.
 
-    log: the twin's training log. A final fit that has been published for this twin is not made again.
+    log: the twin's training log. A final fit that has been published for this twin is not made again. RunRefused where
+    the log lacks a choice, or a parent its own final fit.
     """
     dataset = all_events(interactions, evaluated)
     checkpoints = workspace.run_folder(f"{twin.provenance.run}-final", twin.version)
@@ -59,7 +61,11 @@ def final_fit(
     if done is not None and done in store.list_names():
         logger.info("%s: its final fit is already published as %s", twin.version, done)
         return done
-    parents = {role: final_of(version, store) or version for role, version in twin.provenance.parents.items()}
+    _check_choices(recipe, log, twin=twin)
+    parents = final_parents(recipe, twin.provenance.parents, store=store)
+    for role, version in parents.items():
+        if version == twin.provenance.parents[role]:
+            logger.warning("recipe.%s: %s has no final fit; training starts from it as it is", role, version)
     opened = {role: store.open(version) for role, version in parents.items()}
     refitted = recipe.refitted(log)
     trained = finished(refitted.train(dataset, checkpoints, opened), refitted, dataset, chosen=log)
@@ -82,6 +88,33 @@ def final_fit(
             raise
         workspace.mark_published(checkpoints, version, log=trained.log)
     return as_main_says(version)
+
+
+def final_parents(recipe: Recipe, parents: Mapping[str, str], *, store: ModelStore) -> dict[str, str]:
+    """Role -> the final fit of that parent; itself where it has none and training only starts from it.
+
+    RunRefused where one of `weighed_parents` has none: half of what ships would not know the last events.
+    """
+    found = {}
+    for role, version in parents.items():
+        final = final_of(version, store)
+        if final is None and role in recipe.weighed_parents:
+            run = store.manifest(version).provenance.run
+            raise RunRefused(
+                f"final_fit = true: recipe.{role} is {version}, which is a part of what ships and has no final fit: "
+                f"set final_fit = true in the run file of {run} and run it first, or set final_fit = false"
+            )
+        found[role] = final or version
+    return found
+
+
+def _check_choices(recipe: Recipe, log: Mapping[str, object], *, twin: Manifest) -> None:
+    missing = [figure for figure in recipe.chosen_figures if log.get(figure) is None]
+    if missing:
+        raise RunRefused(
+            f"final_fit = true: the training log of {twin.version}, written by an earlier release, says nothing of "
+            f"{', '.join(missing)}: remove that version from the store and run again, or set final_fit = false"
+        )
 
 
 def final_of(version: str, store: ModelStore) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,12 @@ class Fusion:
     weights: tuple[float, ...]
     deviations: tuple[float, ...]
     ndcg10: dict[tuple[float, ...], float]
+
+    @classmethod
+    def kept(cls, log: Mapping[str, object]) -> Fusion:
+        """As an evaluated twin chose: its weights, relative to the deviations that it measured."""
+        weights, deviations = ((*map(float, log[key]),) for key in ("weights", "deviations"))  # type: ignore[call-overload]
+        return cls(weights, deviations, {})
 
     @property
     def on_queries(self) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,11 +21,14 @@ from offline.splits.training_split import catalog_of, histories_of
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoldRetriever:
-    """users: int64, the rows of this fold's users. encoder, item_vectors_ND: fitted without them."""
+    """users: int64, the rows of this fold's users. encoder, item_vectors_ND: fitted without them. best_epoch: for how
+    long, None where the family has no epochs.
+    """
 
     users: npt.NDArray[np.int64]
     encoder: QueryEncoder
     item_vectors_ND: Tensor
+    best_epoch: int | None = None
 
     @torch.inference_mode()
     def best_rows(self, history_T: Tensor, *, depth: int, excluded: Tensor, allowed_N: Tensor) -> Tensor:
@@ -50,11 +53,18 @@ def retriever_recipe(bundle: Bundle) -> Recipe:
 
 
 def fold_retrievers(
-    dataset: SequenceDataset, recipe: Recipe, *, folds: int, seed: int, checkpoints: Path
+    dataset: SequenceDataset,
+    recipe: Recipe,
+    *,
+    folds: int,
+    seed: int,
+    checkpoints: Path,
+    epochs: Sequence[int | None] | None = None,
 ) -> Iterator[FoldRetriever]:
     """Each fold is trained in a checkpoint folder of its own: a killed run does not train it again.
 
-    ValueError where one fold would leave nobody to learn from.
+    epochs: how long each fold trains, of a twin; None lets validation say. ValueError where one fold would
+    leave nobody to learn from.
     """
     users = len(dataset.train)
     if int((dataset.train.lengths > 1).sum()) < 2:
@@ -64,8 +74,11 @@ def fold_retrievers(
         )
     order = np.random.default_rng(seed).permutation(users)
     for fold, members in enumerate(np.array_split(order, min(folds, users))):
-        parts = recipe.train(without_users(dataset, members), checkpoints / f"fold-{fold}", {}).parts
-        yield FoldRetriever(np.sort(members), parts.encoder, parts.item_vectors_ND)
+        fitted = recipe if epochs is None else recipe.refitted({"best_epoch": epochs[fold]})
+        trained = fitted.train(without_users(dataset, members), checkpoints / f"fold-{fold}", {})
+        best = trained.log.get("best_epoch")
+        assert best is None or isinstance(best, int)
+        yield FoldRetriever(np.sort(members), trained.parts.encoder, trained.parts.item_vectors_ND, best)
 
 
 def without_users(dataset: SequenceDataset, users: npt.NDArray[np.int64]) -> SequenceDataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,6 +131,14 @@ def choose_weight(problem: RerankingProblem, ranker: InterpolatedRanker) -> dict
         "rank_ms_per_request": 1000 * seconds / max(1, len(problem.found)),
         "rank_tokens_per_request": tokens,
     }
+
+
+def keep_weight(ranker: InterpolatedRanker, chosen: Mapping[str, object]) -> dict[str, object]:
+    """Sets the ranker's weight to that of the log `chosen`; the figure for the log."""
+    weight = chosen["weight"]
+    assert isinstance(weight, float)
+    ranker.config = ranker.config.model_copy(update={"weight": weight})
+    return {"weight": weight}
 
 
 def best_ndcg10(problem: RerankingProblem, ranker: InterpolatedRanker) -> float:

@@ -77,10 +77,8 @@ IMPOSSIBLE: list[tuple[str, str, list[str]]] = [
     ("sasrec", 'item_text = "film"', ["item_text", "without any field"]),
 ]
 FINAL: list[tuple[str, str]] = [
-    ("e4srec", "residual = true"),
-    ("ilora", "residual = true"),
-    ("llamarec", ""),
-    ("fused", ""),
+    ("ilora", "out_of_fold = true"),
+    ("llm2vec", ""),
 ]
 
 
@@ -116,7 +114,7 @@ def test_every_family_has_something_that_it_refuses() -> None:
 
 
 @pytest.mark.parametrize(("family", "lines"), FINAL)
-def test_a_final_fit_of_what_validation_chose_is_refused(family: str, lines: str, tmp_path: Path) -> None:
+def test_a_final_fit_of_what_no_log_keeps_is_refused(family: str, lines: str, tmp_path: Path) -> None:
     file = run_file(tmp_path, family, lines, head="final_fit = true")
     with pytest.raises(RunRefused, match=r"my-run\.toml: final_fit = true with recipe.family .*set final_fit = false"):
         RunConfig.load(file)
