@@ -108,6 +108,10 @@ class Recipe(LanguageModelRecipe):
         return {} if self.items_from is None else {"items_from": self.items_from}
 
     @property
+    def knows_items_by_id(self) -> bool:
+        return self.item_tower == "id"
+
+    @property
     def refits(self) -> bool:
         return True
 

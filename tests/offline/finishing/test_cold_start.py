@@ -137,9 +137,34 @@ def test_a_run_asks_for_it_and_the_manifest_tells(write_run: WriteRun, store: Mo
         store.open(version)
 
 
+COMMON = {"experts": "2", "space": '"common"', "dim": "8"}
+
+
+@pytest.mark.parametrize(
+    ("family", "recipe"),
+    [("e4srec", {"history_input": '"id"'}), ("ilora", COMMON), ("contriever", {"item_tower": '"id"', "dim": "8"})],
+    ids=["e4srec", "ilora-common", "contriever-id"],
+)
+def test_language_models_that_know_items_by_id_place_new_ones(
+    write_run: WriteRun, store: ModelStore, workspace: Workspace, *, family: str, recipe: dict[str, str]
+) -> None:
+    run(RunConfig.load(write_run("start", "sasrec")), store=store, workspace=workspace)
+    file = write_run("placed", family, items_from='"run:start"', cold_start='"regression"', **recipe)
+    # Opened as published: the golden queries have passed.
+    bundle = store.open(run(RunConfig.load(file), store=store, workspace=workspace))
+    assert bundle.manifest.encoder.kind == "appended"
+    assert bundle.placer is not None
+    assert bundle.text_tower is None
+    placed_ND = bundle.placer.encode_texts(["Item 3", "Item 31"])
+    assert placed_ND.shape == (2, bundle.manifest.dim)
+    assert torch.isfinite(placed_ND).all()
+    assert (placed_ND[:, :-1].norm(dim=1) > 0).all()
+
+
 def test_families_that_read_text_are_refused() -> None:
     with pytest.raises(ValidationError, match=r'cold_start = "regression" is for families.*set cold_start = "none"'):
         Contriever(cold_start="regression")
+    assert Contriever(cold_start="regression", item_tower="id", items_from="v").knows_items_by_id
     assert Ease(cold_start="regression").cold_start == "regression"
     with pytest.raises(ValidationError, match="item text knows"):
         Ease(item_text="{nothing}")
