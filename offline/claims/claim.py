@@ -79,15 +79,15 @@ def not_measured(number: int, contrast: str, missing: str, *, details: Mapping[s
     return Finding(number, contrast, None, missing=missing, details=details or {})
 
 
-def finalise(findings: Sequence[Finding]) -> list[Claim]:
-    """Verdicts, with p adjusted over all findings that were measured."""
+def finalise(findings: Sequence[Finding], *, others: Sequence[float] = ()) -> list[Claim]:
+    """Verdicts, with p adjusted over all findings that were measured and `others`, p of what is claimed beside them."""
     findings = [_without_empty(finding) for finding in findings]
     measured = [finding.estimate.p for finding in findings if finding.estimate is not None]
-    adjusted = iter(holm(measured))
+    adjusted = iter(holm([*measured, *others]))
     return [
         _unmeasured(finding)
         if finding.estimate is None
-        else _judged(finding, finding.estimate, p_holm=next(adjusted), contrasts=len(measured))
+        else _judged(finding, finding.estimate, p_holm=next(adjusted), contrasts=len(measured) + len(others))
         for finding in findings
     ]
 

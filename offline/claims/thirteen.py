@@ -32,12 +32,14 @@ def measure_all(
     queries: Queries,
     *,
     extras: Extras = NOTHING,
+    others: Sequence[float] = (),
     draws: int = DRAWS,
     seed: int = 0,
 ) -> list[Claim]:
     """One row for each of the thirteen claims, in order; "not measured" with the reason where inputs are absent.
 
     warm: arm -> ranks over `queries` (the test or the validation events of the split `dataset` belongs to).
+    others: p of the contrasts that the same page claims something about: one adjustment goes for all.
     ValueError when an arm's events are not those, or do not all weigh alike.
     """
     if queries.weights is not None:
@@ -60,7 +62,7 @@ def measure_all(
         replacement(arms, cold=_rows(cold.details, "beside"), training=_rows(training[0].details, "arms")),
         pretraining(arms),
     ]
-    return finalise(sorted(findings, key=lambda finding: finding.number))
+    return finalise(sorted(findings, key=lambda finding: finding.number), others=others)
 
 
 def _rows(details: Mapping[str, object], key: str) -> Sequence[Mapping[str, object]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from offline.compare.arms import BY_NAME
@@ -50,6 +50,14 @@ def judge(scores: Mapping[str, ArmScores], *, draws: int = DRAWS) -> list[Judged
     return [
         _judged(replace(c, p_holm=next(adjusted) if primary else c.p), scores, primary=primary)
         for c, primary in zip(found, pairs.values(), strict=True)
+    ]
+
+
+def adjusted_with(judged: list[Judged], others: Sequence[float], scores: Mapping[str, ArmScores]) -> list[Judged]:
+    """The same, with Holm's adjustment over the primary ones and `others`, p of the claims on the same page."""
+    adjusted = iter(holm([*(j.contrast.p for j in judged if j.primary), *others]))
+    return [
+        _judged(replace(j.contrast, p_holm=next(adjusted)), scores, primary=True) if j.primary else j for j in judged
     ]
 
 

@@ -9,7 +9,7 @@ from offline.claims import worlds as claim_worlds
 from offline.claims.twin_events import twin_events
 from offline.compare.arms import ARMS as PAGE
 from offline.compare.arms import BY_NAME
-from offline.compare.contrasts import ALWAYS_AGAINST, judge
+from offline.compare.contrasts import ALWAYS_AGAINST, adjusted_with, judge
 from offline.compare.scores import ArmScores, ScoreMeta
 from offline.evaluation.metrics import Floats
 
@@ -84,17 +84,20 @@ def _arm(
 def claims_in_null_worlds(worlds: int = 100, *, draws: int = 2_000) -> int:
     """In how many worlds a page would claim anything: among its contrasts, or among the thirteen claims.
 
-    The claims are asked about inputs of their own, of the same seed: more chances to be wrong than on a page, where
-    both hear the same runs.
+    One adjustment goes for both, as on a page. The claims are asked about inputs of their own, of the same seed: more
+    chances to be wrong than on a page, where both hear the same runs.
     """
     data, pairs = claim_worlds.long_interest(), claim_worlds.sequels()
     twins = twin_events(pairs.dataset, pairs.test)
 
     def claims_something(seed: int) -> bool:
-        if any(judged.claimed for judged in judge(null_world(seed), draws=draws)):
-            return True
+        scores = null_world(seed)
+        judged = judge(scores, draws=draws)
+        others = [j.contrast.p for j in judged if j.primary]
         warm, extras = claim_worlds.nothing_to_find(data.test, twins, seed=seed)
-        claims = measure_all(warm, data.dataset, data.test, extras=extras, draws=CLAIM_DRAWS, seed=seed)
-        return any(claim.verdict in ("supported", "contradicted") for claim in claims)
+        claims = measure_all(warm, data.dataset, data.test, extras=extras, others=others, draws=CLAIM_DRAWS, seed=seed)
+        judged = adjusted_with(judged, [claim.p for claim in claims if claim.p is not None], scores)
+        verdicts = {claim.verdict for claim in claims}
+        return any(j.claimed for j in judged) or not verdicts.isdisjoint({"supported", "contradicted"})
 
     return sum(claims_something(seed) for seed in range(worlds))

@@ -12,7 +12,7 @@ import numpy as np
 from offline.claims import Claim
 from offline.compare.arms import BY_NAME
 from offline.compare.cold import ColdRow, beats_nearest_texts, cold_rows_of
-from offline.compare.contrasts import Judged, best_without_llm, judge
+from offline.compare.contrasts import Judged, adjusted_with, best_without_llm, judge
 from offline.compare.found_versions import FoundVersions
 from offline.compare.measured import Measured, read_measured, share_of_new_items
 from offline.compare.null_world import ARMS as NULL_ARMS
@@ -82,6 +82,8 @@ def results_of(
     seen_removed = measured.splits[plan.settings.headline].dataset.exclude_seen
     warm = {r.arm: r for r in rows if (r.protocol, r.seen_removed) == (plan.settings.headline, seen_removed)}
     judged = judge(measured.warm, draws=draws)
+    claims = claims_of(measured, found, others=[j.contrast.p for j in judged if j.primary], draws=draws)
+    judged = adjusted_with(judged, [claim.p for claim in claims if claim.p is not None], measured.warm)
     cold = cold_rows_of(measured, draws=draws)
     new_items = share_of_new_items(measured.splits["temporal"]) if "temporal" in measured.splits else None
     reached = Reached(
@@ -97,7 +99,7 @@ def results_of(
         recommendation=recommend(_evidence(warm, judged, cold, measured=measured, new_items=new_items)),
         rows=rows,
         contrasts=judged,
-        claims=claims_of(measured, found, draws=draws),
+        claims=claims,
         targets=targets_of(reached),
         cold=cold,
         buckets=buckets_of(measured),

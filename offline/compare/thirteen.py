@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +20,9 @@ from offline.compare.scores import ArmScores
 from offline.splits.sequences import Split
 
 
-def claims_of(measured: Measured, found: FoundVersions, *, draws: int) -> list[Claim]:
+def claims_of(measured: Measured, found: FoundVersions, *, others: Sequence[float] = (), draws: int) -> list[Claim]:
     """All thirteen; empty where the headline's events do not weigh alike, which no claim is about. A row that equals
-    another by construction counts as one that was not measured.
+    another by construction counts as one that was not measured. others: p of the page's contrasts.
     """
     data = measured.splits[found.settings.headline]
     if data.test.weights is not None:
@@ -37,7 +38,7 @@ def claims_of(measured: Measured, found: FoundVersions, *, draws: int) -> list[C
         reranking=_reranking(measured.warm),
         minutes={name: float(np.mean(m)) for name, scores in measured.warm.items() if (m := _minutes(scores))},
     )
-    return measure_all(warm, data.dataset, data.test, extras=extras, draws=draws)
+    return measure_all(warm, data.dataset, data.test, extras=extras, others=others, draws=draws)
 
 
 def _cold(measured: Measured) -> dict[str, ColdDraw]:

@@ -27,8 +27,8 @@ def claims(results: Results) -> Section:
     blocks: list[Block] = [
         Text(
             "What the owner's brief says of the families, each with one primary contrast; above 0 speaks for the "
-            "claim. Supported or contradicted only where the interval excludes 0, beyond chance among the claims "
-            "measured here."
+            "claim. Supported or contradicted only where the interval excludes 0, beyond chance among all of them and "
+            "the contrasts above."
         ),
         Table(
             COLUMNS,

@@ -12,12 +12,14 @@ from offline.report.wording import MISSING, chance, kind_of, percent, percent_sp
 def contrasts(results: Results) -> Section:
     primary = [judged for judged in results.contrasts if judged.primary]
     others = [judged for judged in results.contrasts if not judged.primary]
+    claims = sum(claim.p is not None for claim in results.claims)
     kinds = {row.arm: kind_of(row) for row in results.warm}
     blocks: list[Block] = [
         Text(
             "Paired: the same users and events on both sides, relative to the right-hand row. A difference is "
             "claimed when "
-            f"its p, adjusted by Holm's method over the {plural(len(primary), 'contrast')} of this table, is at "
+            f"its p, adjusted by Holm's method over the {plural(len(primary), 'contrast')} of this table "
+            f"and the {plural(claims, 'claim')} measured below, is at "
             f"most .05, "
             "and each side has five runs (three where one takes over 20 minutes)."
         )

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from offline.compare.contrasts import best_without_llm, judge
+from offline.compare.contrasts import adjusted_with, best_without_llm, judge
 from offline.compare.null_world import null_world
 from offline.compare.rows import same_as
 from offline.compare.scores import ArmScores
@@ -22,6 +22,20 @@ def _better(scores: ArmScores, *, share: float = 0.3) -> ArmScores:
 def _of(world: World, family: str, base: str, *, draws: int = 1_000) -> tuple[bool, bool, str]:
     judged = next(j for j in judge(world, draws=draws) if (j.contrast.family, j.contrast.base) == (family, base))
     return judged.primary, judged.claimed, judged.why_not
+
+
+def test_claims_on_the_same_page_share_its_chances_to_be_wrong() -> None:
+    world = null_world(8)
+    judged = judge(world, draws=2_000)
+    (lucky,) = [j for j in judged if j.claimed]
+    alike = {(j.contrast.family, j.contrast.base): j.contrast.p_holm for j in adjusted_with(judged, [], world)}
+    assert alike == {(j.contrast.family, j.contrast.base): j.contrast.p_holm for j in judged}
+    again = adjusted_with(judged, [1.0] * 1_000, world)
+    assert not any(j.claimed for j in again)
+    pair = (lucky.contrast.family, lucky.contrast.base)
+    found = next(j for j in again if (j.contrast.family, j.contrast.base) == pair)
+    assert found.contrast.p == lucky.contrast.p
+    assert found.why_not == "within chance among this page's contrasts"
 
 
 def test_a_real_difference_is_claimed_and_a_control_s_is_only_shown() -> None:

@@ -5,7 +5,7 @@ from offline.compare.null_world import claims_in_null_worlds, null_world
 
 
 def test_where_all_are_equal_the_page_claims_little() -> None:
-    """Of 100 worlds; at 5 % over all of a page's contrasts and 5 % over its claims, up to 10."""
+    """Of 100 worlds; at 5 % over a page's contrasts and claims together, about 5."""
     assert claims_in_null_worlds(100) <= 10
 
 
