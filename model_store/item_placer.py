@@ -1,7 +1,7 @@
 """Where an item stands that only its text is known of: content-to-ID regression, as a bundle stores it.
 
 v(text) = scaled to `norm`: W [TF-IDF(text) ; years(text) ; 1]; behind it the constants that encoders with appended ones
-ask for.
+ask for. Of a fusion each part's piece of the vector is scaled to a length of its own.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveFloat, TypeAdapter
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,10 +27,22 @@ from model_store.years import year_features
 CONFIG = "placer/config.json"
 WEIGHTS = "placer/weights.safetensors"
 NEEDED = (CONFIG, WEIGHTS)
+Floats = npt.NDArray[np.float64]
+
+
+class Piece(BaseModel):
+    """width: coordinates of an item vector that one part of a fusion reads. norm: their length in a new item."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: PositiveInt
+    norm: NonNegativeFloat
 
 
 class PlacerConfig(BaseModel):
-    """placer/config.json. item_text: the template over title, text, categories and year that texts were made with."""
+    """placer/config.json. item_text: the template over title, text, categories and year that texts were made with.
+    norm: of a new item's vector. pieces: of a fusion, each part's, in order; they have lengths of their own instead.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,6 +52,7 @@ class PlacerConfig(BaseModel):
     unseen: PositiveFloat
     years: tuple[int, ...] = ()  # centres of `year_features`
     norm: PositiveFloat
+    pieces: tuple[Piece, ...] = ()
     constants: tuple[float, ...] = ()
 
 
@@ -46,6 +60,18 @@ def content_features(tf_idf: TfIdf, years: Sequence[int], texts: Sequence[str]) 
     """float64 [N, W + C + 1]: word weights, years, and a one."""
     one_N1 = scipy.sparse.csr_array(np.ones((len(texts), 1)))
     return scipy.sparse.hstack([tf_idf.vectors(texts), year_features(texts, years), one_N1]).tocsr()
+
+
+def scaled(predicted_ND: Floats, pieces: Sequence[Piece]) -> Floats:
+    """float64 [N, D]: each piece of a row at its length; a zero piece (nothing is known of the text) stays zero."""
+    placed_ND = np.empty_like(predicted_ND)
+    start = 0
+    for piece in pieces:
+        part_NW = predicted_ND[:, start : start + piece.width]
+        lengths_N1 = np.linalg.norm(part_NW, axis=1, keepdims=True)
+        placed_ND[:, start : start + piece.width] = part_NW / np.where(lengths_N1 > 0, lengths_N1, 1.0) * piece.norm
+        start += piece.width
+    return placed_ND
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,9 +88,9 @@ class ItemPlacer:
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """float32 [N, D], in the space of the item vectors."""
-        predicted_ND = content_features(self.tf_idf, self.config.years, texts) @ self.weights_FD
-        lengths = np.linalg.norm(predicted_ND, axis=1, keepdims=True)
-        placed_ND = predicted_ND / np.where(lengths > 0, lengths, 1.0) * self.config.norm
+        features_NF = content_features(self.tf_idf, self.config.years, texts)
+        whole = Piece(width=self.weights_FD.shape[1], norm=self.config.norm)
+        placed_ND = scaled(np.asarray(features_NF @ self.weights_FD), self.config.pieces or (whole,))
         constants = np.tile(np.array(self.config.constants), (len(texts), 1))
         return torch.from_numpy(np.concatenate((placed_ND, constants), axis=1)).float()
 

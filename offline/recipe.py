@@ -58,7 +58,7 @@ class Recipe(BaseModel, ABC):
         if self.cold_start == "regression" and not self.knows_items_by_id:
             raise ValueError(
                 'cold_start = "regression" is for families that train one vector per item ID, which this one does not: '
-                'set cold_start = "none" (of a fusion, ask for it in the runs that are its parts)'
+                'set cold_start = "none"'
             )
         if self.popularity_debiasing and self.reranks:
             raise ValueError(

@@ -271,6 +271,16 @@ ARMS: tuple[Arm, ...] = (
         score_minutes=0.5,
     ),
     Arm(
+        "sasrec+ease-regression",
+        "fused",
+        "new items by regression from their text",
+        "baseline",
+        changes={"cold_start": "regression"},
+        parents={"parts": ("sasrec", "ease-recency")},
+        where=("cold",),
+        train_minutes=1.0,
+    ),
+    Arm(
         "e4srec-regression",
         "e4srec",
         "new items by regression from their text",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model_store.bundle import Bundle
+from model_store.encoders.appended import AppendedEncoder
 from model_store.encoders.fused import FusedEncoder, cut_for
 from model_store.encoders.history import AllPositions, QueryEncoder
 from model_store.manifest import Metric
@@ -56,6 +57,8 @@ def encoded(encoder: QueryEncoder, queries: Queries, *, name: str) -> Tensor:
     """float32 [Q, D] on the CPU; ValueError for an empty history."""
     if len(queries) and int(queries.histories.lengths.min()) == 0:
         raise ValueError("an empty history has no query vector")
+    if isinstance(encoder, AppendedEncoder) and isinstance(encoder.inner, FusedEncoder):
+        return encoder.appended(encoded(encoder.inner, queries, name=name))
     if isinstance(encoder, FusedEncoder):
         # Each part the fastest way that it has; they read what the whole would hand them.
         cut = replace(queries, histories=cut_for(encoder, queries.histories))

@@ -15,12 +15,15 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from model_store.item_placer import ItemPlacer, PlacerConfig, content_features
+from model_store.encoders import EncoderConfig
+from model_store.encoders.appended import AppendedConfig
+from model_store.encoders.fused import FusedConfig
+from model_store.item_placer import ItemPlacer, Piece, PlacerConfig, content_features, scaled
 from model_store.staging import BundleParts
 from model_store.tf_idf import TfIdf
 from model_store.years import centres
 from offline.evaluation.validation import Validation
-from offline.finishing.content_regression import FOLDS, Floats, fit_regression, norm_of_rare, popularity_folds, scaled
+from offline.finishing.content_regression import FOLDS, Floats, fit_regression, norm_of_rare, popularity_folds
 from offline.finishing.score_offsets import validation_vectors, with_offsets
 from offline.language.item_text import item_texts
 from offline.splits.sequences import SequenceDataset
@@ -32,8 +35,8 @@ FOLD_SEED = 1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Content:
-    """items: of the catalogue. rows: the trained ones, and their features_RF, vectors_RD, events_R. norm: length of a
-    new item's vector.
+    """items: of the catalogue. rows: the trained ones, and their features_RF, vectors_RD, events_R. pieces: of the
+    vector, and their lengths in a new item.
     """
 
     items: int
@@ -41,13 +44,13 @@ class _Content:
     features_RF: scipy.sparse.csr_array
     vectors_RD: Floats
     events_R: npt.NDArray[np.int64]
-    norm: float
+    pieces: tuple[Piece, ...]
 
     def weights(self, kept_R: npt.NDArray[np.bool_], *, ridge: float) -> Floats:
         return fit_regression(self.features_RF[kept_R], self.vectors_RD[kept_R], self.events_R[kept_R], lam=ridge)
 
     def placed(self, features_NF: scipy.sparse.csr_array, weights_FD: Floats) -> Floats:
-        return scaled(np.asarray(features_NF @ weights_FD), self.norm)
+        return scaled(np.asarray(features_NF @ weights_FD), self.pieces)
 
     def placed_unseen(self, out_R: npt.NDArray[np.bool_], *, ridge: float) -> Tensor:
         """float32 [C, D]: these trained items, by a regression on the others."""
@@ -77,7 +80,7 @@ def place_cold_items(
         features_NF[rows],
         vectors_ND[rows],
         events_R,
-        norm=norm_of_rare(vectors_ND[rows], events_R),
+        pieces=_pieces(parts.encoder.config, vectors_ND[rows], events_R),  # type: ignore[arg-type]  # one of the union
     )
     validation = Validation.of(dataset)
     users_QD = validation_vectors(parts, validation)
@@ -93,10 +96,32 @@ def place_cold_items(
         vocabulary=tf_idf.vocabulary,
         unseen=tf_idf.unseen,
         years=years,
-        norm=content.norm,
+        norm=norm_of_rare(vectors_ND[rows], events_R),
+        pieces=content.pieces if len(content.pieces) > 1 else (),
         constants=(choice.offset,),
     )
     return replace(placed, placer=ItemPlacer(config, tf_idf, weights_FD)), choice.figures()
+
+
+def _pieces(config: EncoderConfig, vectors_RD: Floats, events_R: npt.NDArray[np.int64]) -> tuple[Piece, ...]:
+    """One for a whole vector, of a fusion one per part: a new item stands where the parts' own regressions would place
+    it. Coordinates that encoders appended get nothing: what a part was given there is chosen anew for the whole.
+    """
+    found, start = [], 0
+    for width, appended in _widths(config):
+        part_RW = vectors_RD[:, start : start + width]
+        found.append(Piece(width=width, norm=0.0 if appended else norm_of_rare(part_RW, events_R)))
+        start += width
+    return tuple(found)
+
+
+def _widths(config: EncoderConfig) -> list[tuple[int, bool]]:
+    """(coordinates, whether they were appended) of each piece."""
+    if isinstance(config, FusedConfig):
+        return [piece for part in config.parts for piece in _widths(part)]
+    if isinstance(config, AppendedConfig):
+        return [*_widths(config.inner), (config.coordinates, True)]
+    return [(config.dim, False)]
 
 
 @dataclass(frozen=True, slots=True)

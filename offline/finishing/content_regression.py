@@ -42,13 +42,6 @@ def norm_of_rare(vectors_ND: Floats, events_N: npt.NDArray[np.int64]) -> float:
     return float(np.linalg.norm(vectors_ND[rare], axis=1).mean())
 
 
-def scaled(predicted_ND: Floats, norm: float) -> Floats:
-    """Rows of length `norm`; a zero row (nothing is known of the text) stays zero."""
-    lengths = np.linalg.norm(predicted_ND, axis=1, keepdims=True)
-    found: Floats = predicted_ND / np.where(lengths > 0, lengths, 1.0) * norm
-    return found
-
-
 def popularity_folds(events_N: npt.NDArray[np.int64], *, seed: int) -> npt.NDArray[np.int64]:
     """int64[N]: each item's fold, of ten; every ten consecutive items by popularity are of ten different folds."""
     order = np.lexsort((np.arange(len(events_N)), -events_N))

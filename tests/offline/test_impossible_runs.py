@@ -20,7 +20,6 @@ NEEDED = {
 # Family, the lines of [recipe], the keys and the cure that the message holds.
 IMPOSSIBLE: list[tuple[str, str, list[str]]] = [
     ("ease", "lam = -1", ["lam", "greater than 0"]),
-    ("fused", 'cold_start = "regression"', ["cold_start", 'set cold_start = "none"', "the runs that are its parts"]),
     ("fused", 'parts = ["v", "v"]', ["parts", "twice", "run:NAME@+1"]),
     ("fused", 'parts = ["v"]', ["parts", "at least 2"]),
     ("sasrec", "dim = 10\nheads = 4", ["dim = 10", "heads = 4", "multiple"]),

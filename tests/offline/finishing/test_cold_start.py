@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from model_store.bundle import Bundle
 from model_store.encoders.history import ItemTextEncoder
 from model_store.errors import BundleRefused
+from model_store.item_placer import ItemPlacer
 from model_store.staging import BundleParts
 from model_store.store import ModelStore
-from offline.datasets import Interactions
+from offline.datasets import Interactions, load
 from offline.evaluation.full_ranking import evaluate
 from offline.families.contriever import Recipe as Contriever
 from offline.families.ease import Recipe as Ease
@@ -159,6 +160,38 @@ def test_language_models_that_know_items_by_id_place_new_ones(
     assert placed_ND.shape == (2, bundle.manifest.dim)
     assert torch.isfinite(placed_ND).all()
     assert (placed_ND[:, :-1].norm(dim=1) > 0).all()
+
+
+def test_a_fusion_places_new_items_for_all_its_parts(
+    write_run: WriteRun, store: ModelStore, workspace: Workspace
+) -> None:
+    """One part is placed already: its offset is chosen anew for the whole. Trained items are answered as before."""
+    made = {}
+    for name, family, more in (
+        ("start", "sasrec", {}),
+        ("second", "ease", {"cold_start": '"regression"'}),
+        ("plain", "fused", {}),
+        ("placed", "fused", {"cold_start": '"regression"'}),
+    ):
+        parts = {"parts": '["run:start", "run:second"]'} if family == "fused" else {}
+        file = write_run(name, family, protocol="cold-items-0", **parts, **more)
+        made[name] = store.open(run(RunConfig.load(file), store=store, workspace=workspace))
+    plain, placed = made["plain"], made["placed"]
+    assert placed.manifest.encoder.kind == "appended"
+    assert isinstance(placed.placer, ItemPlacer)
+    widths = [made["start"].manifest.dim, made["second"].manifest.dim - 1, 1]
+    assert [piece.width for piece in placed.placer.config.pieces] == widths
+    assert [piece.norm > 0 for piece in placed.placer.config.pieces] == [True, True, False]
+    new_D = placed.placer.encode_texts(["Item 3"])[0]
+    for piece, part_W in zip(placed.placer.config.pieces, torch.split(new_D[:-1], widths), strict=True):
+        assert float(part_W.norm()) == pytest.approx(piece.norm, rel=1e-4)
+    data = split(load(RunConfig.load(file).data), "cold-items-0")
+    trained = data.dataset.trained_items
+    queries = data.dataset.validation
+    before, after = (evaluate(each, queries, seen_removed=False, allowed_N=trained).ranks for each in (plain, placed))
+    np.testing.assert_array_equal(before, after)
+    new = ~trained
+    assert (placed.index.vectors_ND[new, :-1] != plain.index.vectors_ND[new]).any()
 
 
 def test_families_that_read_text_are_refused() -> None:

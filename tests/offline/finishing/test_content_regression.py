@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from offline.finishing.content_regression import fit_regression, norm_of_rare, popularity_folds, scaled
+from model_store.item_placer import Piece, scaled
+from offline.finishing.content_regression import fit_regression, norm_of_rare, popularity_folds
 
 
 @pytest.mark.parametrize(("items", "words"), [(40, 6), (8, 30)])
@@ -24,7 +25,7 @@ def test_the_length_is_that_of_rare_items() -> None:
     events = np.array([50, 1, 2, 60, 70, 80, 90, 100, 3, 4])
     vectors = np.eye(10) * np.array([9.0, 2, 4, 9, 9, 9, 9, 9, 9, 9])[:, None]
     assert norm_of_rare(vectors, events) == 3.0
-    lengths = np.linalg.norm(scaled(np.array([[3.0, 4.0], [0.0, 0.0]]), 2.0), axis=1)
+    lengths = np.linalg.norm(scaled(np.array([[3.0, 4.0], [0.0, 0.0]]), [Piece(width=2, norm=2.0)]), axis=1)
     np.testing.assert_allclose(lengths, [2, 0])
 
 
