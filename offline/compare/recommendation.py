@@ -120,8 +120,9 @@ def _about_llm(evidence: Evidence, *, with_llm: bool, has_base: bool) -> str:
         return "Language models: nothing without one was measured, so it is not known whether one is needed."
     if not evidence.winners and evidence.promising:
         names = ", ".join(evidence.promising)
+        stand = "stands" if len(evidence.promising) == 1 else "stand"
         return (
-            f"Language models: {names} stands above {evidence.best_without}, the best row without one, but not beyond "
+            f"Language models: {names} {stand} above {evidence.best_without}, the best row without one, but not beyond "
             "chance; more seeds would tell."
         )
     if not evidence.winners:
