@@ -57,7 +57,7 @@ def recommend(evidence: Evidence) -> Recommendation:
     without = [candidate for candidate in candidates if not candidate.llm]
     refused = with_llm and bool(without) and not evidence.winners
     considered = without if refused else list(candidates)
-    eligible, about_quality = _near_the_best(considered)
+    eligible, about_quality = _near_the_best(considered, "of what needs no language model, " if refused else "")
     eligible, about_new = _able_with_new_items(eligible, evidence.new_items)
     choice, about_cost = _cheapest(eligible)
     about_llm = _about_llm(evidence, with_llm=with_llm, has_base=bool(without))
@@ -69,13 +69,14 @@ def recommend(evidence: Evidence) -> Recommendation:
     )
 
 
-def _near_the_best(candidates: Sequence[Candidate]) -> tuple[list[Candidate], str]:
+def _near_the_best(candidates: Sequence[Candidate], among: str) -> tuple[list[Candidate], str]:
     best = max(candidates, key=lambda candidate: candidate.ndcg10)
     eligible = [candidate for candidate in candidates if candidate.ndcg10 >= best.low]
     if len(eligible) == 1:
-        return eligible, f"Quality: {best.name} is best (NDCG@10 {best.ndcg10:.4f}), and nothing lies in its interval."
+        alone = f"{best.name} is best (NDCG@10 {best.ndcg10:.4f}), and nothing lies in its interval."
+        return eligible, f"Quality: {among}{alone}"
     others = ", ".join(candidate.name for candidate in eligible if candidate is not best)
-    return eligible, f"Quality: {best.name} is best (NDCG@10 {best.ndcg10:.4f}); in its interval too: {others}."
+    return eligible, f"Quality: {among}{best.name} is best (NDCG@10 {best.ndcg10:.4f}); in its interval too: {others}."
 
 
 def _able_with_new_items(eligible: list[Candidate], share: float | None) -> tuple[list[Candidate], str]:

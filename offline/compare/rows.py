@@ -14,6 +14,7 @@ from offline.evaluation.metrics import Floats, weighted_mean
 
 # What trainings call the weight of the language model beside something that is there without it.
 WEIGHTS = ("beta", "w", "weight", "weights")
+CHOICES = (*WEIGHTS, "lam", "tau")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _row(scores: ArmScores, ranks_SE: Any, *, seen_removed: bool, draws: int) ->
         train_minutes=float(np.mean(trained)) / 60 if trained else None,
         minutes=metas[0].minutes,
         costs=_mean_costs([meta.costs for meta in metas if meta.costs is not None]),
-        choices=[{key: meta.log[key] for key in WEIGHTS if key in meta.log} for meta in metas],
+        choices=[{key: meta.log[key] for key in CHOICES if key in meta.log} for meta in metas],
         lists={name: float(np.mean([meta.lists[name] for meta in metas])) for name in metas[0].lists},
         same_as=same_as(scores),
     )

@@ -29,6 +29,7 @@ def test_no_llm_beyond_chance_is_do_not_deploy_an_llm() -> None:
     assert (found.choice, found.llm) == ("sasrec+ease", False)
     assert found.headline == "Do not deploy an LLM on this data: deploy sasrec+ease."
     assert "none is better than sasrec+ease" in found.reasons[3]
+    assert found.reasons[0].startswith("Quality: of what needs no language model, sasrec+ease is best")
 
 
 def test_what_may_be_better_and_is_not_shown_is_said_to_be_so() -> None:
