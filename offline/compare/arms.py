@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from offline.compare.arm import SCORER, Arm, Where
+from offline.compare.arm import SCORER, Arm, Role, Where
 from offline.run_config import RunRefused
 
 ALL: tuple[Where, ...] = ("warm", "temporal", "cold")
@@ -57,6 +57,23 @@ def _e4srec(history_input: str, variant: str) -> Arm:
 
 def _pooled(name: str, variant: str, *, seeds: int = 1, **changes: Any) -> Arm:
     return Arm(name, "llm2vec", variant, "variant", llm=True, changes=changes, seeds=seeds)
+
+
+def _pointwise(name: str, variant: str, role: Role, *, vectors_from: str, **more: Any) -> Arm:
+    return Arm(
+        name,
+        "llamarec",
+        variant,
+        role,
+        llm=True,
+        changes={"ranker": "pointwise"},
+        bare=True,
+        parents={"retriever": "sasrec", "vectors_from": vectors_from},
+        beside="sasrec",
+        train_minutes=2.0,
+        score_minutes=5.0,
+        **more,
+    )
 
 
 def _fusion(name: str, variant: str, parts: tuple[str, ...], *, llm: bool) -> Arm:
@@ -206,33 +223,19 @@ ARMS: tuple[Arm, ...] = (
     _pooled("llm2vec-causal-mean", "causal, mean", causal=True, pooling="mean"),
     _pooled("llm2vec-causal-last", "causal, last token", causal=True, pooling="last"),
     # The verbalizer answers at the level of chance on a CPU's budget, so the other ranker stands for the family.
-    Arm(
-        "llamarec",
+    _pointwise(
         "llamarec",
         "SASRec finds, Contriever's inner products rank (pointwise)",
         "family",
-        llm=True,
-        changes={"ranker": "pointwise"},
-        bare=True,
-        parents={"retriever": "sasrec", "vectors_from": "contriever"},
-        beside="sasrec",
+        vectors_from="contriever",
         twin="llamarec-random",
-        train_minutes=2.0,
-        score_minutes=5.0,
     ),
-    Arm(
+    _pointwise(
         "llamarec-random",
-        "llamarec",
         "as LlamaRec, by vectors of Contriever with random weights",
         "control",
-        llm=True,
-        changes={"ranker": "pointwise"},
-        bare=True,
-        parents={"retriever": "sasrec", "vectors_from": "contriever-random"},
+        vectors_from="contriever-random",
         seeds=_FEWER,
-        beside="sasrec",
-        train_minutes=2.0,
-        score_minutes=5.0,
     ),
     Arm(
         "llamarec-verbalizer",

@@ -12,9 +12,8 @@ from offline.compare.scores import ArmScores, Costs, gains
 from offline.evaluation.bootstrap import compare
 from offline.evaluation.metrics import Floats, weighted_mean
 
-# What trainings call the weight of the language model beside something that is there without it.
-WEIGHTS = ("beta", "w", "weight", "weights")
-CHOICES = (*WEIGHTS, "lam", "tau")
+# What trainings call what they chose: the weight of one thing beside another, EASE's ridge and decay.
+CHOICES = ("beta", "w", "weight", "weights", "lam", "tau")
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,8 +59,12 @@ class Recipe(offline.recipe.Recipe):
     def refits(self) -> bool:
         return True
 
+    @property
+    def chosen_figures(self) -> tuple[str, ...]:
+        return tuple(key for key in ("lam", "tau") if getattr(self, key) == CHOSEN)
+
     def refitted(self, log: Mapping[str, object]) -> Self:
-        return self.model_copy(update={key: log[key] for key in ("lam", "tau") if getattr(self, key) == CHOSEN})
+        return self.model_copy(update={key: log[key] for key in self.chosen_figures})
 
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:  # noqa: ARG002
         choice = self._choice(dataset)
@@ -79,15 +83,16 @@ class Recipe(offline.recipe.Recipe):
 
     def _choice(self, dataset: SequenceDataset) -> _Choice:
         """One matrix is fitted per ridge; validation sees the matrix itself, not its factors."""
+        items = len(dataset.catalog)
+        if not isinstance(self.lam, str) and not isinstance(self.tau, str):
+            return _Choice(ease_weights(dataset.train, items, lam=self.lam), self.lam, self.tau, {})
         lams = LAMS if isinstance(self.lam, str) else (self.lam,)
         taus = TAUS if isinstance(self.tau, str) else (self.tau,)
         validation = Validation.of(dataset)
         figures: dict[tuple[float, float | None], float] = {}
         best: _Choice | None = None
         for lam in lams:
-            weights_NN = ease_weights(dataset.train, len(dataset.catalog), lam=lam)
-            if len(lams) == len(taus) == 1:
-                return _Choice(weights_NN, lam, taus[0], {})
+            weights_NN = ease_weights(dataset.train, items, lam=lam)
             for tau in taus:
                 scores_QN = RecencyEase(weights_NN, tau=tau)(validation.histories)
                 figure = validation.ndcg_of_scores(torch.from_numpy(scores_QN).float())
