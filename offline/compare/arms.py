@@ -14,6 +14,7 @@ _RANDOM: dict[str, Any] = {"lm": {"random_init": True}}
 # Seeds of a row that stands beside a family's own. What a claim's primary contrast reads has all five, for fewer claim
 # nothing; rows that only complete a table of variants have one.
 _FEWER = 3
+PARTNER = "ease-partner"  # what fusions hold: the best EASE alone is not the best beside another model
 _CLOSED: dict[str, Any] = {"seeds": 1, "train_minutes": 0.1, "score_minutes": 0.3}
 
 
@@ -103,7 +104,16 @@ ARMS: tuple[Arm, ...] = (
         parents={"parts": ("sasrec", "sasrec@1")},
         train_minutes=1.0,
     ),
-    _fusion("sasrec+ease", "SASRec and recency-weighted EASE", ("sasrec", "ease-recency"), llm=False),
+    Arm(
+        PARTNER,
+        "ease",
+        "recent items weigh more, chosen beside SASRec: the part of fusions",
+        "variant",
+        parents={"beside": "sasrec"},
+        train_minutes=0.5,
+        score_minutes=0.3,
+    ),
+    _fusion("sasrec+ease", "SASRec and recency-weighted EASE", ("sasrec", PARTNER), llm=False),
     Arm(
         "sasrec-taught",
         "sasrec",
@@ -250,18 +260,18 @@ ARMS: tuple[Arm, ...] = (
         score_minutes=2.0,
         parts=4,
     ),
-    _fusion("e4srec+ease", "E4SRec and recency-weighted EASE", ("e4srec", "ease-recency"), llm=True),
-    _fusion("ilora+ease", "iLoRA and recency-weighted EASE", ("ilora", "ease-recency"), llm=True),
+    _fusion("e4srec+ease", "E4SRec and recency-weighted EASE", ("e4srec", PARTNER), llm=True),
+    _fusion("ilora+ease", "iLoRA and recency-weighted EASE", ("ilora", PARTNER), llm=True),
     _fusion(
         "sasrec+contriever+ease",
         "SASRec, Contriever and recency-weighted EASE",
-        ("sasrec", "contriever", "ease-recency"),
+        ("sasrec", "contriever", PARTNER),
         llm=True,
     ),
     _fusion(
         "ilora+contriever+ease",
         "iLoRA, Contriever and recency-weighted EASE",
-        ("ilora", "contriever", "ease-recency"),
+        ("ilora", "contriever", PARTNER),
         llm=True,
     ),
     Arm(
@@ -279,7 +289,7 @@ ARMS: tuple[Arm, ...] = (
         "new items by regression from their text",
         "baseline",
         changes={"cold_start": "regression"},
-        parents={"parts": ("sasrec", "ease-recency")},
+        parents={"parts": ("sasrec", PARTNER)},
         where=("cold",),
         train_minutes=1.0,
     ),

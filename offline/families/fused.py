@@ -19,7 +19,7 @@ from model_store.encoders.history import HistoryBatch
 from model_store.staging import BundleParts, Control
 from offline.evaluation.validation import Validation
 from offline.finishing.golden_histories import golden_histories
-from offline.finishing.weight_search import Fusion, choose_weights, part_scores
+from offline.finishing.weight_search import Fusion, check_fusible, choose_weights, part_scores
 from offline.recipe import TrainedModel
 from offline.splits.sequences import SequenceDataset
 
@@ -67,7 +67,7 @@ class Recipe(offline.recipe.Recipe):
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:  # noqa: ARG002
         bundles = [parents[_role(place)] for place in range(len(self.parts))]
         for bundle in bundles:
-            _check(bundle, dataset)
+            check_fusible(bundle, dataset)
         fusion = self._choose(bundles, dataset) if self._chosen is None else Fusion.kept(self._chosen)
         silent = [b.version for b, weight in zip(bundles, fusion.weights, strict=True) if weight == 0]
         if silent:
@@ -82,13 +82,6 @@ class Recipe(offline.recipe.Recipe):
 
 def _role(place: int) -> str:
     return f"parts[{place}]"
-
-
-def _check(bundle: Bundle, dataset: SequenceDataset) -> None:
-    if bundle.catalog.ids != dataset.catalog.ids:
-        raise ValueError(f"{bundle.version} scores other items than these: it cannot be fused with them")
-    if bundle.ranker is not None:
-        raise ValueError(f"{bundle.version} has a ranker, which one search cannot hold: name its retriever instead")
 
 
 def _parts(bundles: list[Bundle], fusion: Fusion, dataset: SequenceDataset) -> BundleParts:

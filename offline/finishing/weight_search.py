@@ -11,6 +11,7 @@ from torch import Tensor
 from model_store.bundle import Bundle
 from offline.evaluation.full_ranking import encoded
 from offline.evaluation.validation import Validation
+from offline.splits.sequences import SequenceDataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,14 @@ class Fusion:
         """For the training log."""
         by_weights = {" ".join(f"{w:g}" for w in weights): figure for weights, figure in self.ndcg10.items()}
         return {"weights": self.weights, "deviations": self.deviations, "ndcg@10_by_weights": by_weights}
+
+
+def check_fusible(bundle: Bundle, dataset: SequenceDataset) -> None:
+    """ValueError, with the reason, for a version whose scores cannot be added to those of others over these items."""
+    if bundle.catalog.ids != dataset.catalog.ids:
+        raise ValueError(f"{bundle.version} scores other items than these: it cannot be fused with them")
+    if bundle.ranker is not None:
+        raise ValueError(f"{bundle.version} has a ranker, which one search cannot hold: name its retriever instead")
 
 
 def part_scores(bundle: Bundle, validation: Validation) -> Tensor:
