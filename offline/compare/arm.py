@@ -36,7 +36,7 @@ class Arm:
     beside: str | None = None
     twin: str | None = None
     train_minutes: float | None = None
-    score_minutes: float = 1.0
+    score_minutes: float = 0.5
     parts: int = 1
 
     @property

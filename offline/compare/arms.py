@@ -71,8 +71,8 @@ def _pointwise(name: str, variant: str, role: Role, *, vectors_from: str, **more
         bare=True,
         parents={"retriever": "sasrec", "vectors_from": vectors_from},
         beside="sasrec",
-        train_minutes=2.0,
-        score_minutes=5.0,
+        train_minutes=0.5,
+        score_minutes=3.0,
         **more,
     )
 
@@ -86,7 +86,7 @@ def _fusion(name: str, variant: str, parts: tuple[str, ...], *, llm: bool) -> Ar
         llm=llm,
         parents={"parts": parts},
         beside="sasrec",
-        train_minutes=1.0,
+        train_minutes=0.5,
     )
 
 
@@ -95,14 +95,14 @@ ARMS: tuple[Arm, ...] = (
     _scorer("markov", "what followed the last item, then popularity"),
     Arm("ease", "ease", "the whole history alike", "baseline", changes={"tau": None}, where=ALL, **_CLOSED),
     Arm("ease-recency", "ease", "recent items weigh more", "baseline", where=ALL, **_CLOSED),
-    Arm("sasrec", "sasrec", "full softmax, all positions", "baseline", where=ALL, score_minutes=0.5),
+    Arm("sasrec", "sasrec", "full softmax, all positions", "baseline", where=ALL),
     Arm(
         "sasrec+sasrec",
         "fused",
         "two seeds of SASRec",
         "control",
         parents={"parts": ("sasrec", "sasrec@1")},
-        train_minutes=1.0,
+        train_minutes=0.5,
     ),
     Arm(
         PARTNER,
@@ -121,7 +121,6 @@ ARMS: tuple[Arm, ...] = (
         "control",
         changes={"distillation": 1.0},
         parents={"teacher": "sasrec+ease"},
-        score_minutes=0.5,
     ),
     Arm(
         "sasrec-taught-by-ilora",
@@ -131,7 +130,6 @@ ARMS: tuple[Arm, ...] = (
         llm=True,
         parents={"teacher": "ilora"},
         seeds=_FEWER,
-        score_minutes=0.5,
     ),
     Arm(
         "ilora",
@@ -281,7 +279,6 @@ ARMS: tuple[Arm, ...] = (
         "baseline",
         changes={"cold_start": "regression"},
         where=("cold",),
-        score_minutes=0.5,
     ),
     Arm(
         "sasrec+ease-regression",
@@ -291,7 +288,7 @@ ARMS: tuple[Arm, ...] = (
         changes={"cold_start": "regression"},
         parents={"parts": ("sasrec", PARTNER)},
         where=("cold",),
-        train_minutes=1.0,
+        train_minutes=0.5,
     ),
     Arm(
         "e4srec-regression",

@@ -1,4 +1,4 @@
-"""What a unit will cost: as much as the same work has cost before, else the budget."""
+"""What a unit will cost: as much as the same work has cost before, here or elsewhere, else the budget."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from offline.compare.arm import Arm
 from offline.compare.arms import BY_NAME
 from offline.compare.scores import read_meta
 from offline.compare.settings import Settings
+from offline.compare.starting_values import typical_minutes
 
 Minutes = dict[tuple[str, str], float]
 K = TypeVar("K")
@@ -25,10 +26,12 @@ RANK_MINUTES = 15.0  # until one was measured
 @dataclass(frozen=True, slots=True)
 class Estimates:
     """Mean minutes of what is there. trained, scored: by (arm, protocol). By arm: order, of shuffled histories; probe,
-    of one training of the probe; ranked, of all test events one by one.
+    of one training of the probe; ranked, of all test events one by one. events: of training, which minutes measured on
+    other data are scaled by.
     """
 
-    minutes: float
+    settings: Settings
+    events: int
     trained: Minutes
     scored: Minutes
     order: dict[str, float]
@@ -36,7 +39,7 @@ class Estimates:
     ranked: dict[str, float]
 
     @classmethod
-    def of(cls, settings: Settings) -> Estimates:
+    def of(cls, settings: Settings, *, events: int) -> Estimates:
         trained: dict[tuple[str, str], list[float]] = defaultdict(list)
         scored: dict[tuple[str, str], list[float]] = defaultdict(list)
         for file in sorted((settings.report / "scores").glob("*.npz")):
@@ -47,7 +50,8 @@ class Estimates:
             if meta.train_seconds is not None:
                 trained[meta.arm, meta.protocol].append(meta.train_seconds / 60)
         return cls(
-            settings.minutes,
+            settings,
+            events,
             _means(trained),
             _means(scored),
             _order(settings.report),
@@ -56,7 +60,11 @@ class Estimates:
         )
 
     def train(self, arm: Arm, protocol: str) -> float:
-        otherwise = self.minutes if arm.train_minutes is None else arm.train_minutes
+        """Never above the budget where there is one."""
+        otherwise = arm.train_minutes
+        if otherwise is None:
+            typical = typical_minutes(arm.family, self.settings.shared, events=self.events)
+            otherwise = self.settings.minutes if typical is None else min(typical, self.settings.minutes)
         return _known(self.trained, arm, protocol, otherwise=otherwise)
 
     def rank(self, arm: Arm) -> float:

@@ -44,7 +44,8 @@ def make_plan(settings: Settings, found: FoundVersions) -> Plan:
         raise RunRefused(f"{settings.dataset}: {unavailable[settings.headline]}")
     found.refresh()
     found.refusals.update(unavailable)
-    return _Planner(settings, found, Estimates.of(settings)).plan(arms, protocols, unavailable)
+    events = len(found.split(settings.headline).dataset.train.rows)
+    return _Planner(settings, found, Estimates.of(settings, events=events)).plan(arms, protocols, unavailable)
 
 
 def _available(arms: Iterable[Arm], settings: Settings) -> tuple[tuple[Arm, ...], dict[str, str]]:

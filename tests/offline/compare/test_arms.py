@@ -18,7 +18,7 @@ def test_every_arm_names_arms_that_exist_and_come_before_it() -> None:
 def test_chosen_arms_come_with_their_parents_and_the_baselines() -> None:
     assert chosen([], []) == ARMS
     names = [arm.name for arm in chosen([], ["e4srec+ease"])]
-    assert names == [*ALWAYS, "e4srec", "e4srec+ease"]
+    assert names == [*ALWAYS, "ease-partner", "e4srec", "e4srec+ease"]
     family = chosen(["contriever"], [])
     assert {arm.family for arm in family if arm.is_bundle} == {"ease", "sasrec", "contriever", "fused"}
     assert {"sasrec+sasrec", "sasrec+ease", "contriever-random"} <= {arm.name for arm in family}

@@ -110,8 +110,8 @@ def _fused(world: World, name: str, *weights: list[float]) -> ArmScores:
 def test_a_fusion_whose_language_model_is_silent_is_shown_as_what_is_left_and_claims_nothing() -> None:
     world = null_world(0)
     world["e4srec+ease"] = _fused(world, "e4srec+ease", *[[0.0, 1.0]] * 5)
-    assert same_as(world["e4srec+ease"]) == "ease-recency"
-    assert _of(world, "e4srec+ease", "sasrec") == (True, False, "by the weights it chose it is ease-recency")
+    assert same_as(world["e4srec+ease"]) == "ease-partner"
+    assert _of(world, "e4srec+ease", "sasrec") == (True, False, "by the weights it chose it is ease-partner")
     world["e4srec+ease"] = _fused(world, "e4srec+ease", [0.5, 0.5], *[[0.0, 1.0]] * 4)
     assert same_as(world["e4srec+ease"]) is None
     assert _of(world, "e4srec+ease", "sasrec") == (True, True, "")
@@ -119,7 +119,7 @@ def test_a_fusion_whose_language_model_is_silent_is_shown_as_what_is_left_and_cl
 
 def test_what_is_left_of_a_fusion() -> None:
     world, name = null_world(0), "sasrec+contriever+ease"
-    assert same_as(_fused(world, name, *[[0.5, 0.0, 0.5]] * 5)) == "sasrec+ease-recency"
+    assert same_as(_fused(world, name, *[[0.5, 0.0, 0.5]] * 5)) == "sasrec+ease-partner"
     assert same_as(_fused(world, name, *[[0.5, 0.1, 0.4]] * 5)) is None
     assert same_as(_fused(world, "sasrec+sasrec", *[[1.0, 0.0]] * 5)) == "sasrec"
     assert same_as(_fused(world, "sasrec+sasrec", [1.0, 0.0], *[[0.0, 1.0]] * 4)) is None

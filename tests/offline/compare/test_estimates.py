@@ -33,10 +33,21 @@ def test_known_costs_go_before_the_budget(settings_of: Callable[..., Settings]) 
             train_seconds=seconds,
         )
         SeedScores(saved, np.array([1, 0], dtype=np.int32)).save(settings.report / "scores")
-    estimates = Estimates.of(settings)
+    estimates = Estimates.of(settings, events=45_000)
     assert estimates.train(BY_NAME["e4srec"], "last-10") == 3.0
     assert estimates.train(BY_NAME["e4srec"], "temporal") == 3.0, "another protocol"
     assert estimates.train(BY_NAME["e4srec-id"], "last-10") == 3.0, "another arm of the family"
-    assert estimates.train(BY_NAME["contriever"], "last-10") == 10.0, "nothing is known"
+    assert estimates.train(BY_NAME["contriever"], "last-10") == 2.25, "half of ML-100K's events, half of its minutes"
+    assert estimates.train(BY_NAME["llamarec-verbalizer"], "last-10") == 10.0, "nothing is known"
     assert estimates.train(BY_NAME["ease"], "last-10") == BY_NAME["ease"].train_minutes
     assert estimates.score(BY_NAME["e4srec"], "last-10") == pytest.approx(0.5)
+
+
+def test_minutes_of_other_data_go_no_further_than_the_budget_and_what_they_were_measured_with(
+    settings_of: Callable[..., Settings],
+) -> None:
+    arm = BY_NAME["llm2vec"]
+    assert Estimates.of(settings_of(minutes=10.0), events=90_000).train(arm, "last-10") == 8.0
+    assert Estimates.of(settings_of(minutes=10.0), events=900_000).train(arm, "last-10") == 10.0
+    larger = settings_of(minutes=10.0, shared={"lm": {"keep_layers": 30}})
+    assert Estimates.of(larger, events=90_000).train(arm, "last-10") == 10.0
