@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from offline.compare.settings import Settings
 
 
 def test_known_costs_go_before_the_budget(settings_of: Callable[..., Settings]) -> None:
-    settings = settings_of(minutes=10.0)
+    settings = replace(settings_of(minutes=10.0), shared={})
     for seed, seconds in ((0, 120.0), (1, 240.0)):
         saved = ScoreMeta(
             arm="e4srec",
@@ -46,8 +47,8 @@ def test_known_costs_go_before_the_budget(settings_of: Callable[..., Settings]) 
 def test_minutes_of_other_data_go_no_further_than_the_budget_and_what_they_were_measured_with(
     settings_of: Callable[..., Settings],
 ) -> None:
-    arm = BY_NAME["llm2vec"]
-    assert Estimates.of(settings_of(minutes=10.0), events=90_000).train(arm, "last-10") == 8.0
-    assert Estimates.of(settings_of(minutes=10.0), events=900_000).train(arm, "last-10") == 10.0
-    larger = settings_of(minutes=10.0, shared={"lm": {"keep_layers": 30}})
+    arm, settings = BY_NAME["llm2vec"], replace(settings_of(minutes=10.0), shared={})
+    assert Estimates.of(settings, events=90_000).train(arm, "last-10") == 8.0
+    assert Estimates.of(settings, events=900_000).train(arm, "last-10") == 10.0
+    larger = replace(settings, shared={"lm": {"keep_layers": 30}})
     assert Estimates.of(larger, events=90_000).train(arm, "last-10") == 10.0
