@@ -22,22 +22,27 @@ class NotPlaced(ValueError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TextEncoding(Work[Floats]):
-    """The vector of one text in the space of the bundle's items, float32 [D]. ValueError: it has none."""
+    """The vector of one text in the space of the bundle's items, float32 [D]. ValueError: it has none.
+
+    new: it is of an item that training never saw, which some bundles place by more than where such a text stands.
+    """
 
     urgency: ClassVar[Urgency] = Urgency.TEXT
     text: str
+    new: bool
 
     @classmethod
-    def of(cls, bundle: Bundle, text: str) -> TextEncoding:
-        return cls(bundle, 1 + len(text.encode()) // 4, None, text)
+    def of(cls, bundle: Bundle, text: str, *, new: bool = False) -> TextEncoding:
+        return cls(bundle, 1 + len(text.encode()) // 4, None, text, new)
 
     @classmethod
     def run(cls, bundle: Bundle, batch: Sequence[Work[Floats]]) -> list[Floats]:
         reader = item_reader(bundle)
         assert reader is not None, "only a bundle that can read is asked to"
+        entries = [entry for entry in batch if isinstance(entry, TextEncoding)]
         with torch.inference_mode():
-            vectors = reader.encoder.encode_texts([entry.text for entry in batch if isinstance(entry, TextEncoding)])
-        vectors_ND = np.ascontiguousarray(vectors.float().cpu().numpy(), dtype=np.float32)
+            vectors = reader.vectors([entry.text for entry in entries], [entry.new for entry in entries])
+        vectors_ND = np.ascontiguousarray(vectors.numpy(), dtype=np.float32)
         if vectors_ND.shape != (len(batch), bundle.manifest.dim):
             raise NotPlaced(f"texts became vectors of shape {vectors_ND.shape}")
         if not np.isfinite(vectors_ND).all():
@@ -51,8 +56,14 @@ def own_vector(bundle: Bundle, item_id: str) -> Floats | None:
     if row is None:
         return None
     reader = item_reader(bundle)
-    trained = reader is None or (not reader.by_meaning and int(bundle.catalog.popularity[row]) > 0)
-    return bundle.index.vectors_ND[row].copy() if trained else None
+    kept = reader is None or (not reader.by_meaning and not is_new(bundle, item_id))
+    return bundle.index.vectors_ND[row].copy() if kept else None
+
+
+def is_new(bundle: Bundle, item_id: str) -> bool:
+    """Whether training never saw anybody choose the item."""
+    row = bundle.catalog.row(item_id)
+    return row is None or int(bundle.catalog.popularity[row]) == 0
 
 
 def can_show(bundle: Bundle, item_id: str) -> bool:

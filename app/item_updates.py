@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from app.answers import Visibility
 from app.batching import Batcher
-from app.encoding_items import TextEncoding, can_show, own_vector, text_of
+from app.encoding_items import TextEncoding, can_show, is_new, own_vector, text_of
 from app.errors import Problem
 from app.item_log import ItemLog, ItemsUnavailable, News
 from app.item_records import ItemRecord
@@ -190,7 +190,7 @@ class ItemUpdates:
         if own is not None:
             return own
         try:
-            text = TextEncoding.of(bundle, text_of(bundle, record))
+            text = TextEncoding.of(bundle, text_of(bundle, record), new=is_new(bundle, record.item_id))
             return (await self._batcher.submit(text, deadline=math.inf)).result  # however many items wait with it
         except Problem as problem:
             return problem

@@ -1,7 +1,8 @@
 """Where an item stands that only its text is known of: content-to-ID regression, as a bundle stores it.
 
 v(text) = scaled to `norm`: W [TF-IDF(text) ; years(text) ; 1]; behind it the constants that encoders with appended ones
-ask for. Of a fusion each part's piece of the vector is scaled to a length of its own.
+ask for. Of a fusion each part's piece of the vector is scaled to a length of its own. Beside a text tower
+v(text) = share * tower(text) + W [...], at whatever length that has.
 """
 
 from __future__ import annotations
@@ -9,13 +10,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 import torch
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveFloat, PositiveInt, TypeAdapter
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    model_validator,
+)
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -42,6 +52,7 @@ class Piece(BaseModel):
 class PlacerConfig(BaseModel):
     """placer/config.json. item_text: the template over title, text, categories and year that texts were made with.
     norm: of a new item's vector. pieces: of a fusion, each part's, in order; they have lengths of their own instead.
+    tower_share: of the vector of the bundle's text tower in a new item's; the rest is what W predicts, as it stands.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,9 +62,16 @@ class PlacerConfig(BaseModel):
     vocabulary: tuple[str, ...]
     unseen: PositiveFloat
     years: tuple[int, ...] = ()  # centres of `year_features`
-    norm: PositiveFloat
+    norm: PositiveFloat | None = None
     pieces: tuple[Piece, ...] = ()
+    tower_share: Annotated[float, Field(gt=0, lt=1)] | None = None
     constants: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.norm is None) != (self.tower_share is not None):
+            raise ValueError("norm is given where tower_share is not")
+        return self
 
 
 def content_features(tf_idf: TfIdf, years: Sequence[int], texts: Sequence[str]) -> scipy.sparse.csr_array:
@@ -88,11 +106,24 @@ class ItemPlacer:
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """float32 [N, D], in the space of the item vectors."""
-        features_NF = content_features(self.tf_idf, self.config.years, texts)
-        whole = Piece(width=self.weights_FD.shape[1], norm=self.config.norm)
-        placed_ND = scaled(np.asarray(features_NF @ self.weights_FD), self.config.pieces or (whole,))
+        placed_ND = self._predicted(texts)
+        if self.config.norm is not None:
+            whole = Piece(width=self.weights_FD.shape[1], norm=self.config.norm)
+            placed_ND = scaled(placed_ND, self.config.pieces or (whole,))
         constants = np.tile(np.array(self.config.constants), (len(texts), 1))
         return torch.from_numpy(np.concatenate((placed_ND, constants), axis=1)).float()
+
+    def beside(self, tower_ND: Tensor, texts: Sequence[str]) -> Tensor:
+        """float32 [N, D]: new items of these texts, which the bundle's text tower puts at tower_ND."""
+        assert self.config.tower_share is not None
+        width = self.weights_FD.shape[1]
+        new_ND = tower_ND.clone()
+        new_ND[:, :width] *= self.config.tower_share
+        new_ND[:, :width] += torch.from_numpy(self._predicted(texts)).float()
+        return new_ND
+
+    def _predicted(self, texts: Sequence[str]) -> Floats:
+        return np.asarray(content_features(self.tf_idf, self.config.years, texts) @ self.weights_FD)
 
     def write(self, folder: Path) -> None:
         """Into the bundle folder `folder`."""

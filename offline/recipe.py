@@ -30,8 +30,9 @@ class Recipe(BaseModel, ABC):
     A family is one module in `offline/families/` with one class named `Recipe` that derives from this one; the file's
     name is the family's name.
 
-    cold_start: `regression` places items that training never saw by their text (`item_text`, a template over title,
-        text, categories and year); for families that know items by ID alone.
+    cold_start: `regression` places items that training never saw by a regression from their text (`item_text`, a
+        template over title, text, categories and year); for families that know items by ID alone, and halfway for those
+        whose bundle has a text tower.
     popularity_debiasing: takes a part of log popularity from every score, as much as validation likes.
     """
 
@@ -55,10 +56,10 @@ class Recipe(BaseModel, ABC):
 
     @model_validator(mode="after")
     def _what_is_done_after_training_is_possible(self) -> Self:
-        if self.cold_start == "regression" and not self.knows_items_by_id:
+        if self.cold_start == "regression" and not (self.knows_items_by_id or self.has_text_tower):
             raise ValueError(
-                'cold_start = "regression" is for families that train one vector per item ID, which this one does not: '
-                'set cold_start = "none"'
+                'cold_start = "regression" is for families that train one vector per item ID, or publish the text '
+                'tower that they place items by, and this one does neither: set cold_start = "none"'
             )
         if self.popularity_debiasing and self.reranks:
             raise ValueError(
@@ -100,6 +101,11 @@ class Recipe(BaseModel, ABC):
     @property
     def knows_items_by_id(self) -> bool:
         """Whether it has no vector of its own for an item that training never saw."""
+        return False
+
+    @property
+    def has_text_tower(self) -> bool:
+        """Whether its bundles can place an item by its text as training placed all items."""
         return False
 
     @property

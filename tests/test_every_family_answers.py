@@ -30,6 +30,7 @@ RUNS: dict[str, tuple[str, dict[str, str]]] = {
     "ilora": ("ilora", {"items_from": '"run:sasrec"', "experts": "2", "history_input": '"tokens+id"'}),
     "ilora-common": ("ilora", {"items_from": '"run:sasrec"', "experts": "2", "space": '"common"', "dim": "8"}),
     "contriever": ("contriever", {"dim": "8"}),
+    "contriever-placed": ("contriever", {"dim": "8", "cold_start": '"regression"', "popularity_debiasing": "true"}),
     "llm2vec": ("llm2vec", {"dim": "8", "history_input": '"tokens"', "targets_per_user": "2"}),
     "fused": ("fused", {"parts": '["run:contriever", "run:ease"]'}),
     "llamarec": ("llamarec", {"retriever": '"run:sasrec"'}),

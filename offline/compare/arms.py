@@ -77,6 +77,18 @@ def _pointwise(name: str, variant: str, role: Role, *, vectors_from: str, **more
     )
 
 
+def _placed(family: str) -> Arm:
+    return Arm(
+        f"{family}-regression",
+        family,
+        "new items between its text tower and a regression from their text",
+        "variant",
+        llm=True,
+        changes={"cold_start": "regression"},
+        where=("cold",),
+    )
+
+
 def _fusion(name: str, variant: str, parts: tuple[str, ...], *, llm: bool) -> Arm:
     return Arm(
         name,
@@ -300,6 +312,8 @@ ARMS: tuple[Arm, ...] = (
         parents=_SASREC,
         where=("cold",),
     ),
+    _placed("contriever"),
+    _placed("llm2vec"),
     _scorer("tfidf-knn", "nearest item texts by TF-IDF", where=("cold",)),
     _scorer("frozen-lm-knn", "nearest item texts by the untrained language model", where=("cold",)),
     _scorer("random", "any item", where=("cold",)),

@@ -112,6 +112,10 @@ class Recipe(LanguageModelRecipe):
         return self.item_tower == "id"
 
     @property
+    def has_text_tower(self) -> bool:
+        return self.item_tower == "text"
+
+    @property
     def refits(self) -> bool:
         return True
 

@@ -71,6 +71,10 @@ class Recipe(LanguageModelRecipe):
             raise ValueError("all_positions = true takes every target: leave targets_per_user out")
         return self
 
+    @property
+    def has_text_tower(self) -> bool:
+        return True
+
     def train(self, dataset: SequenceDataset, checkpoints: Path, parents: Mapping[str, Bundle]) -> TrainedModel:  # noqa: ARG002
         for stage in ("next_title", "mntp"):
             if getattr(self, stage) is not None:

@@ -1,4 +1,4 @@
-"""Items that an ID family never trained on, placed by what their texts say: content-to-ID regression.
+"""Items that training never saw, placed by their texts: content-to-ID regression, alone or beside a text tower.
 
 Whatever is chosen (ridge, offset) is chosen on validation as if each trained item had been new: ten folds, the items of
 one fold placed by a regression that was fitted without them.
@@ -23,7 +23,7 @@ from model_store.staging import BundleParts
 from model_store.tf_idf import TfIdf
 from model_store.years import centres
 from offline.evaluation.validation import Validation
-from offline.finishing.content_regression import FOLDS, Floats, fit_regression, norm_of_rare, popularity_folds
+from offline.finishing.content_regression import FOLDS, Floats, as_wide, fit_regression, norm_of_rare, popularity_folds
 from offline.finishing.score_offsets import validation_vectors, with_offsets
 from offline.language.item_text import item_texts
 from offline.splits.sequences import SequenceDataset
@@ -31,12 +31,13 @@ from offline.splits.sequences import SequenceDataset
 RIDGES = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 OFFSETS = tuple(step / 8 for step in range(-24, 9))  # in deviations of the scores
 FOLD_SEED = 1
+TOWER_SHARE = 0.5  # of a text tower in where it and a regression place a new item together (EXPERIMENTS.md)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Content:
     """items: of the catalogue. rows: the trained ones, and their features_RF, vectors_RD, events_R. pieces: of the
-    vector, and their lengths in a new item.
+    vector, and their lengths in a new item; empty: each is as long as it is predicted.
     """
 
     items: int
@@ -47,10 +48,13 @@ class _Content:
     pieces: tuple[Piece, ...]
 
     def weights(self, kept_R: npt.NDArray[np.bool_], *, ridge: float) -> Floats:
-        return fit_regression(self.features_RF[kept_R], self.vectors_RD[kept_R], self.events_R[kept_R], lam=ridge)
+        features_KF, vectors_KD = self.features_RF[kept_R], self.vectors_RD[kept_R]
+        weights_FD = fit_regression(features_KF, vectors_KD, self.events_R[kept_R], lam=ridge)
+        return weights_FD if self.pieces else as_wide(weights_FD, features_KF, vectors_KD)
 
     def placed(self, features_NF: scipy.sparse.csr_array, weights_FD: Floats) -> Floats:
-        return scaled(np.asarray(features_NF @ weights_FD), self.pieces)
+        predicted_ND = np.asarray(features_NF @ weights_FD)
+        return scaled(predicted_ND, self.pieces) if self.pieces else predicted_ND
 
     def placed_unseen(self, out_R: npt.NDArray[np.bool_], *, ridge: float) -> Tensor:
         """float32 [C, D]: these trained items, by a regression on the others."""
@@ -63,7 +67,8 @@ def place_cold_items(
     """The bundle with every untrained item placed by its text and a placer for items to come; figures for the log.
 
     Trained items keep their vectors. Vocabulary, word weights, years and regression are fitted to trained items alone.
-    chosen: a log whose ridge and offset are kept. ValueError where no trained item has a text.
+    Where a text tower places items already, a new one stands between its place and the regression's. chosen: a log
+    whose ridge and offset are kept. ValueError where no trained item has a text.
     """
     texts = item_texts(dataset.items, template)
     rows = np.flatnonzero(dataset.trained_items)
@@ -74,33 +79,30 @@ def place_cold_items(
     features_NF = content_features(tf_idf, years, texts)
     vectors_ND = parts.item_vectors_ND.double().numpy()
     events_R = dataset.catalog.popularity[rows]
-    content = _Content(
-        len(texts),
-        rows,
-        features_NF[rows],
-        vectors_ND[rows],
-        events_R,
-        pieces=_pieces(parts.encoder.config, vectors_ND[rows], events_R),  # type: ignore[arg-type]  # one of the union
-    )
+    by_tower = parts.text_tower is not None
+    pieces = () if by_tower else _pieces(parts.encoder.config, vectors_ND[rows], events_R)  # type: ignore[arg-type]  # one of the union
+    content = _Content(len(texts), rows, features_NF[rows], vectors_ND[rows], events_R, pieces=pieces)
     validation = Validation.of(dataset)
-    users_QD = validation_vectors(parts, validation)
-    choice = _kept(chosen) or _choose(content, validation, users_QD @ parts.item_vectors_ND.T, users_QD=users_QD)
+    choice = _kept(chosen, by_tower=by_tower) or _choose(content, validation, parts, by_tower=by_tower)
     weights_FD = content.weights(np.ones(len(rows), dtype=bool), ridge=choice.ridge)
+    read_as = {"item_text": template, "vocabulary": tf_idf.vocabulary, "unseen": tf_idf.unseen, "years": years}
+    if by_tower:
+        weights_FD = (1 - TOWER_SHARE) * weights_FD
+        length: dict[str, object] = {"tower_share": TOWER_SHARE}
+    else:
+        norm = norm_of_rare(vectors_ND[rows], events_R)
+        length = {"norm": norm, "pieces": pieces if len(pieces) > 1 else ()}
+    config = PlacerConfig.model_validate(read_as | length)
+    placer = ItemPlacer(config, tf_idf, weights_FD)
     new = np.flatnonzero(~dataset.trained_items)
-    vectors_ND = vectors_ND.copy()
-    vectors_ND[new] = content.placed(features_NF[new], weights_FD)
+    placed_ND = parts.item_vectors_ND.clone()
+    texts_of_new = [texts[row] for row in new]
+    placed_ND[new] = placer.beside(placed_ND[new], texts_of_new) if by_tower else placer.encode_texts(texts_of_new)
+    placed = replace(parts, item_vectors_ND=placed_ND, placer=placer)
+    if choice.offset is None:
+        return placed, choice.figures()
     offsets_N = torch.from_numpy(np.where(dataset.trained_items, 0.0, choice.offset)).float()
-    placed = with_offsets(replace(parts, item_vectors_ND=torch.from_numpy(vectors_ND).float()), offsets_N)
-    config = PlacerConfig(
-        item_text=template,
-        vocabulary=tf_idf.vocabulary,
-        unseen=tf_idf.unseen,
-        years=years,
-        norm=norm_of_rare(vectors_ND[rows], events_R),
-        pieces=content.pieces if len(content.pieces) > 1 else (),
-        constants=(choice.offset,),
-    )
-    return replace(placed, placer=ItemPlacer(config, tf_idf, weights_FD)), choice.figures()
+    return with_offsets(placed, offsets_N, new=choice.offset), choice.figures()
 
 
 def _pieces(config: EncoderConfig, vectors_RD: Floats, events_R: npt.NDArray[np.int64]) -> tuple[Piece, ...]:
@@ -126,47 +128,53 @@ def _widths(config: EncoderConfig) -> list[tuple[int, bool]]:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """recalls: recall@10 among a fold's items by ridge. shown: share of the first ten places that unknown items take,
-    by offset in deviations of the scores.
+    """offset: None where there is none. recalls: recall@10 among a fold's items by ridge. shown: share of the first ten
+    places that unknown items take, by offset in deviations of the scores.
     """
 
     ridge: float
-    offset: float
+    offset: float | None
     recalls: dict[float, float]
     shown: dict[float, float]
 
     def figures(self) -> dict[str, object]:
-        return {
-            "cold_ridge": self.ridge,
-            "cold_offset": self.offset,
-            "recall@10_among_fold_by_ridge": {str(key): value for key, value in self.recalls.items()},
-            "cold_share_of_10_by_cold_offset": {str(key): value for key, value in self.shown.items()},
-        }
+        by_ridge = {str(key): value for key, value in self.recalls.items()}
+        figures: dict[str, object] = {"cold_ridge": self.ridge, "recall@10_among_fold_by_ridge": by_ridge}
+        if self.offset is None:
+            return figures
+        by_offset = {str(key): value for key, value in self.shown.items()}
+        return figures | {"cold_offset": self.offset, "cold_share_of_10_by_cold_offset": by_offset}
 
 
-def _kept(chosen: Mapping[str, object] | None) -> _Choice | None:
+def _kept(chosen: Mapping[str, object] | None, *, by_tower: bool) -> _Choice | None:
     if chosen is None:
         return None
-    ridge, offset = chosen["cold_ridge"], chosen["cold_offset"]
+    ridge, offset = chosen["cold_ridge"], None if by_tower else chosen["cold_offset"]
     assert isinstance(ridge, float)
-    assert isinstance(offset, float)
+    assert offset is None or isinstance(offset, float)
     return _Choice(ridge, offset, {}, {})
 
 
-def _choose(content: _Content, validation: Validation, scores_QN: Tensor, *, users_QD: Tensor) -> _Choice:
+def _choose(content: _Content, validation: Validation, parts: BundleParts, *, by_tower: bool) -> _Choice:
     """The ridge by how targets rank among their own fold, all of it unknown.
 
     The offset so that unknown items, one in ten, fill a tenth of the first ten places, as often as they are chosen. By
     NDCG alone nothing unknown is ever shown (nine in ten events ask for something known), and by the harmonic mean over
-    known and unknown targets unknown items fill a third of all places (measured on MovieLens 100K).
+    known and unknown targets unknown items fill a third of all places (measured on MovieLens 100K). None beside a text
+    tower: it was trained on the texts of every fold, so that none can stand for what is new to it; and its new items
+    are shown about as often as they should be by themselves (measured there: .08 of the places for .10 of the items).
     """
     folds_R = popularity_folds(content.events_R, seed=FOLD_SEED)
+    users_QD = validation_vectors(parts, validation)
     recalls: dict[float, float] = {}
     placings: dict[float, list[Tensor]] = {}
     for ridge in RIDGES:
         placings[ridge] = [content.placed_unseen(folds_R == f, ridge=ridge) for f in range(FOLDS)]
         recalls[ridge] = _recall_among(content, folds_R, validation, users_QD, placings[ridge])
     best = max(recalls, key=lambda ridge: (recalls[ridge], ridge))
+    if by_tower:
+        return _Choice(best, None, recalls, {})
+    scores_QN = users_QD @ parts.item_vectors_ND.T
     deviation = float(scores_QN[:, torch.from_numpy(content.rows)].std(dim=1).mean())
     shown = dict.fromkeys(OFFSETS, 0.0)
     for f, placed_CD in enumerate(placings[best]):

@@ -36,6 +36,21 @@ def fit_regression(
     return np.asarray(scipy.linalg.solve(gram_FF, weighted_NF.T @ vectors_ND, assume_a="pos"))
 
 
+def as_wide(weights_FD: Floats, features_NF: scipy.sparse.csr_array, vectors_ND: Floats) -> Floats:
+    """float64 [F, D]: the same regression with its predictions around the mean of the vectors, and as far from it.
+
+    The ridge draws what is predicted to one place; scores of new items would differ less from each other, and between
+    users, than those of the items that they stand beside. The last feature is a one for every item.
+    """
+    predicted_ND = np.asarray(features_NF @ weights_FD)
+    predicted_D, vectors_D = predicted_ND.mean(axis=0), vectors_ND.mean(axis=0)
+    spread = float(np.linalg.norm(predicted_ND - predicted_D, axis=1).mean())
+    ratio = float(np.linalg.norm(vectors_ND - vectors_D, axis=1).mean()) / spread if spread > 0 else 1.0
+    wide_FD = ratio * weights_FD
+    wide_FD[-1] += vectors_D - ratio * predicted_D
+    return np.asarray(wide_FD)
+
+
 def norm_of_rare(vectors_ND: Floats, events_N: npt.NDArray[np.int64]) -> float:
     """Mean length of the vectors in the lowest quintile of popularity: what a new item's is set to."""
     rare = np.argsort(events_N, kind="stable")[: max(1, len(events_N) // 5)]

@@ -107,12 +107,27 @@ class LanguageModelRecipe(offline.recipe.Recipe, ABC):
         texts = item_texts(dataset.items, self.item_text)
         if not frozen:
             read_as = config.model_copy(update={"before": " ", "after": "\n", "empty": ""})
-            return text_tower(base, served.lm, tower.head, settings=self.lm, texts=texts, config=read_as)
+            return text_tower(
+                base,
+                served.lm,
+                tower.head,
+                settings=self.lm,
+                texts=texts,
+                config=read_as,
+                trained_N=dataset.trained_items,
+            )
         reader = self.lm.open_for_texts()
         config = config.model_copy(update={"lm": reader.config, "centred": True, "causal": True})
         centre_H = self._text_vectors(dataset).centre_H
         return text_tower(
-            reader, reader.lm, tower.head, settings=self.lm, texts=texts, config=config, centre_H=centre_H
+            reader,
+            reader.lm,
+            tower.head,
+            settings=self.lm,
+            texts=texts,
+            config=config,
+            trained_N=dataset.trained_items,
+            centre_H=centre_H,
         )
 
     def _windows(

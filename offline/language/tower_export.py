@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -25,11 +27,13 @@ def text_tower(
     settings: LanguageModel,
     texts: Sequence[str],
     config: TextTowerConfig,
+    trained_N: npt.NDArray[np.bool_],
     centre_H: Tensor | None = None,
 ) -> TextTower:
     """lm: the decoder that read the texts, without token table; it is cast to what is served, in place.
 
     config: how texts are read; lm, vocabulary, dtype and golden texts are filled in. texts: of all items, by row.
+    trained_N: bool[N], whose vectors are the tower's; golden texts are theirs.
     """
     dtype = DTYPES[settings.served_dtype]
     cast_decoder(lm, dtype)
@@ -38,7 +42,9 @@ def text_tower(
     size = len(table)
     with torch.no_grad():
         token_inputs = base.embedding(torch.arange(size, device=table.device)).cpu().to(dtype)
-    rows = tuple(sorted({int(row) for row in torch.linspace(0, len(texts) - 1, GOLDEN).round().tolist()}))
+    trained = np.flatnonzero(trained_N)
+    spread = torch.linspace(0, len(trained) - 1, min(GOLDEN, len(trained))).round().int().tolist()
+    rows = tuple(sorted({int(trained[place]) for place in spread}))
     filled = config.model_copy(
         update={
             "vocabulary": size,

@@ -14,17 +14,20 @@ from pydantic import ValidationError
 from model_store.bundle import Bundle
 from model_store.encoders.history import ItemTextEncoder
 from model_store.errors import BundleRefused
-from model_store.item_placer import ItemPlacer
+from model_store.item_placer import ItemPlacer, PlacerConfig
+from model_store.item_reader import item_reader
 from model_store.staging import BundleParts
 from model_store.store import ModelStore
 from offline.datasets import Interactions, load
 from offline.evaluation.full_ranking import evaluate
 from offline.families.contriever import Recipe as Contriever
 from offline.families.ease import Recipe as Ease
+from offline.families.ilora import Recipe as Ilora
 from offline.families.sasrec import Recipe
 from offline.finishing import cold_start
 from offline.finishing.cold_start import place_cold_items
 from offline.finishing.content_regression import fit_regression
+from offline.language.item_text import item_texts
 from offline.pipeline import run
 from offline.run_config import RunConfig
 from offline.splits.protocols import split
@@ -194,13 +197,54 @@ def test_a_fusion_places_new_items_for_all_its_parts(
     assert (placed.index.vectors_ND[new, :-1] != plain.index.vectors_ND[new]).any()
 
 
-def test_families_that_read_text_are_refused() -> None:
+@pytest.mark.parametrize("family", ["contriever", "llm2vec"])
+def test_beside_a_text_tower_new_items_stand_halfway(
+    family: str, write_run: WriteRun, store: ModelStore, workspace: Workspace
+) -> None:
+    made = {}
+    for name, more in (("plain", {}), ("placed", {"cold_start": '"regression"'})):
+        file = write_run(name, family, protocol="cold-items-0", dim="8", **more)
+        made[name] = store.open(run(RunConfig.load(file), store=store, workspace=workspace))
+    plain, placed = made["plain"], made["placed"]
+    assert placed.manifest.warnings == plain.manifest.warnings == []
+    assert placed.placer is not None
+    assert placed.placer.config.tower_share == 0.5
+    dataset = split(load(RunConfig.load(file).data), "cold-items-0").dataset
+    new_N = ~dataset.trained_items
+    np.testing.assert_array_equal(placed.index.vectors_ND[~new_N], plain.index.vectors_ND[~new_N])
+    assert (placed.index.vectors_ND[new_N] != plain.index.vectors_ND[new_N]).any(axis=1).all()
+    texts = item_texts(dataset.items, placed.placer.config.item_text)
+    reader = item_reader(placed)
+    assert reader is not None
+    assert reader.by_meaning
+    # An item that is put while the version serves stands where publishing would have put it.
+    as_new_ND = reader.vectors(texts, [True] * len(texts))
+    np.testing.assert_allclose(as_new_ND[new_N], placed.index.vectors_ND[new_N], rtol=1e-3, atol=2e-3)
+    # A text that is searched with, and a trained item under a new title, are read as training read all of them.
+    as_known_ND = reader.vectors(texts, [False] * len(texts))
+    np.testing.assert_allclose(as_known_ND[~new_N], placed.index.vectors_ND[~new_N], rtol=1e-3, atol=2e-3)
+    predicted_ND = 2 * (as_new_ND - as_known_ND / 2).double().numpy()
+    vectors_RD = plain.index.vectors_ND[~new_N].astype(np.float64)
+    np.testing.assert_allclose(predicted_ND[~new_N].mean(axis=0), vectors_RD.mean(axis=0), atol=2e-3)
+    spreads = [np.linalg.norm(v - v.mean(axis=0), axis=1).mean() for v in (predicted_ND[~new_N], vectors_RD)]
+    assert spreads[0] == pytest.approx(spreads[1], rel=2e-2)
+
+
+def test_families_with_neither_ids_nor_a_text_tower_are_refused() -> None:
     with pytest.raises(ValidationError, match=r'cold_start = "regression" is for families.*set cold_start = "none"'):
-        Contriever(cold_start="regression")
+        Ilora(cold_start="regression", space="common", item_tower="text", items_from="v")
     assert Contriever(cold_start="regression", item_tower="id", items_from="v").knows_items_by_id
+    assert not Contriever(cold_start="regression").knows_items_by_id
     assert Ease(cold_start="regression").cold_start == "regression"
     with pytest.raises(ValidationError, match="item text knows"):
         Ease(item_text="{nothing}")
+
+
+def test_a_placer_has_one_rule_for_lengths() -> None:
+    given = {"item_text": "{title}", "vocabulary": ("a",), "unseen": 1.0}
+    for lengths in ({}, {"norm": 1.0, "tower_share": 0.5}):
+        with pytest.raises(ValidationError, match="norm is given where tower_share is not"):
+            PlacerConfig.model_validate(given | lengths)
 
 
 def test_unknown_items_are_shown_as_often_as_they_are_chosen(data: Split, parts: BundleParts) -> None:
