@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,39 +71,60 @@ def place_cold_items(
     Where a text tower places items already, a new one stands between its place and the regression's. chosen: a log
     whose ridge and offset are kept. ValueError where no trained item has a text.
     """
-    texts = item_texts(dataset.items, template)
-    rows = np.flatnonzero(dataset.trained_items)
-    tf_idf = TfIdf.fit([texts[row] for row in rows])
-    if not tf_idf.vocabulary:
-        raise ValueError('cold_start = "regression" needs items with texts, and no trained item has one')
-    years = centres([texts[row] for row in rows])
-    features_NF = content_features(tf_idf, years, texts)
-    vectors_ND = parts.item_vectors_ND.double().numpy()
-    events_R = dataset.catalog.popularity[rows]
+    read = _ReadTexts.of(dataset, template)
     by_tower = parts.text_tower is not None
-    pieces = () if by_tower else _pieces(parts.encoder.config, vectors_ND[rows], events_R)  # type: ignore[arg-type]  # one of the union
-    content = _Content(len(texts), rows, features_NF[rows], vectors_ND[rows], events_R, pieces=pieces)
-    validation = Validation.of(dataset)
-    choice = _kept(chosen, by_tower=by_tower) or _choose(content, validation, parts, by_tower=by_tower)
+    rows = np.flatnonzero(dataset.trained_items)
+    vectors_RD, events_R = parts.item_vectors_ND.double().numpy()[rows], dataset.catalog.popularity[rows]
+    pieces = () if by_tower else _pieces(parts.encoder.config, vectors_RD, events_R)  # type: ignore[arg-type]  # a union's
+    content = _Content(len(read.texts), rows, read.features_NF[rows], vectors_RD, events_R, pieces=pieces)
+    choice = _kept(chosen, by_tower=by_tower) or _choose(content, Validation.of(dataset), parts, by_tower=by_tower)
     weights_FD = content.weights(np.ones(len(rows), dtype=bool), ridge=choice.ridge)
-    read_as = {"item_text": template, "vocabulary": tf_idf.vocabulary, "unseen": tf_idf.unseen, "years": years}
     if by_tower:
-        weights_FD = (1 - TOWER_SHARE) * weights_FD
-        length: dict[str, object] = {"tower_share": TOWER_SHARE}
+        placer = read.placer((1 - TOWER_SHARE) * weights_FD, tower_share=TOWER_SHARE)
     else:
-        norm = norm_of_rare(vectors_ND[rows], events_R)
-        length = {"norm": norm, "pieces": pieces if len(pieces) > 1 else ()}
-    config = PlacerConfig.model_validate(read_as | length)
-    placer = ItemPlacer(config, tf_idf, weights_FD)
+        norm = norm_of_rare(vectors_RD, events_R)
+        placer = read.placer(weights_FD, norm=norm, pieces=pieces if len(pieces) > 1 else ())
     new = np.flatnonzero(~dataset.trained_items)
+    texts_of_new = [read.texts[row] for row in new]
     placed_ND = parts.item_vectors_ND.clone()
-    texts_of_new = [texts[row] for row in new]
     placed_ND[new] = placer.beside(placed_ND[new], texts_of_new) if by_tower else placer.encode_texts(texts_of_new)
     placed = replace(parts, item_vectors_ND=placed_ND, placer=placer)
     if choice.offset is None:
         return placed, choice.figures()
     offsets_N = torch.from_numpy(np.where(dataset.trained_items, 0.0, choice.offset)).float()
     return with_offsets(placed, offsets_N, new=choice.offset), choice.figures()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _ReadTexts:
+    """Of all items, by words and years that trained items have. features_NF: as `content_features` of them."""
+
+    template: str
+    texts: list[str]
+    tf_idf: TfIdf
+    years: tuple[int, ...]
+    features_NF: scipy.sparse.csr_array
+
+    @classmethod
+    def of(cls, dataset: SequenceDataset, template: str) -> _ReadTexts:
+        texts = item_texts(dataset.items, template)
+        trained = [texts[row] for row in np.flatnonzero(dataset.trained_items)]
+        tf_idf = TfIdf.fit(trained)
+        if not tf_idf.vocabulary:
+            raise ValueError('cold_start = "regression" needs items with texts, and no trained item has one')
+        years = centres(trained)
+        return cls(template, texts, tf_idf, years, content_features(tf_idf, years, texts))
+
+    def placer(self, weights_FD: Floats, **lengths: Any) -> ItemPlacer:
+        """lengths: keys of `PlacerConfig` that say how long a new item's vector is."""
+        config = PlacerConfig(
+            item_text=self.template,
+            vocabulary=self.tf_idf.vocabulary,
+            unseen=self.tf_idf.unseen,
+            years=self.years,
+            **lengths,
+        )
+        return ItemPlacer(config, self.tf_idf, weights_FD)
 
 
 def _pieces(config: EncoderConfig, vectors_RD: Floats, events_R: npt.NDArray[np.int64]) -> tuple[Piece, ...]:
