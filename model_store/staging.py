@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from model_store.adapter import check_adapter
 from model_store.catalog import ItemCatalog
+from model_store.encoder_files import CONFIG as ENCODER_CONFIG
 from model_store.encoder_files import read_encoder, write_encoder
 from model_store.encoders.history import HistoryBatch, QueryEncoder
 from model_store.fallback_files import check_fallback, write_fallback
@@ -111,6 +113,12 @@ def write_parts(
     if parts.ranker is not None:
         ranker_golden = RANKER_TOLERANCES[_dtype(parts.ranker)]
         warnings += _write_golden_ranking(parts, folder, tolerances=ranker_golden)
+    files = regular_files(folder)
+    mode = stat.S_IMODE((folder / ENCODER_CONFIG).stat().st_mode)
+    for file in files.values():
+        # safetensors lets nobody but the owner read what it writes, whatever the umask says; who serves is seldom
+        # the user who trained.
+        file.chmod(mode)
     return Manifest(
         version=version,
         family=parts.family,
@@ -122,7 +130,7 @@ def write_parts(
         catalogue_at=catalogue_at,
         max_history=encoder.max_history,
         jump=encoder.jump,
-        files={name: record(file) for name, file in regular_files(folder).items()},
+        files={name: record(file) for name, file in files.items()},
         base=parts.base,
         golden=tolerances,
         ranker_golden=ranker_golden,

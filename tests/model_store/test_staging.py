@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,13 @@ def test_files_as_the_architecture_names_them(bundle_folder: Path) -> None:
     }
     assert type(faiss.read_index(str(bundle_folder / "items.faiss"))) is faiss.IndexFlatIP
     assert json.loads((bundle_folder / "encoder/config.json").read_text())["kind"] == "sequence"
+
+
+def test_every_file_may_be_read_by_whom_the_umask_allows(bundle_folder: Path) -> None:
+    beside = bundle_folder.parent / "beside"
+    beside.touch()
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in bundle_folder.rglob("*") if path.is_file()}
+    assert set(modes.values()) == {stat.S_IMODE(beside.stat().st_mode)}, modes
 
 
 def test_a_part_that_nothing_notices_is_told(store: ModelStore, tiny_parts: TinyParts, provenance: Provenance) -> None:
