@@ -126,6 +126,12 @@ ARMS: tuple[Arm, ...] = (
         score_minutes=0.3,
     ),
     _fusion("sasrec+ease", "SASRec and recency-weighted EASE", ("sasrec", PARTNER), llm=False),
+    _fusion(
+        "sasrec+sasrec+ease",
+        "two seeds of SASRec and recency-weighted EASE",
+        ("sasrec", "sasrec@1", PARTNER),
+        llm=False,
+    ),
     Arm(
         "sasrec-taught",
         "sasrec",
@@ -320,8 +326,8 @@ ARMS: tuple[Arm, ...] = (
 )
 BY_NAME = {arm.name: arm for arm in ARMS}
 ALWAYS = ("popularity", "markov", "ease", "ease-recency", "sasrec")
-# What a family must beat before its language model means anything: two networks, and the best that needs none.
-CONTROLS = ("sasrec+sasrec", "sasrec+ease")
+# What a family must beat before its language model means anything: as many models together that need none.
+CONTROLS = ("sasrec+sasrec", "sasrec+ease", "sasrec+sasrec+ease")
 
 
 def chosen(families: Iterable[str], names: Iterable[str]) -> tuple[Arm, ...]:
