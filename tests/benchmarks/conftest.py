@@ -70,7 +70,7 @@ def service(store: ModelStore, data: Path) -> Iterator[Served]:
     settings = {"STORE": str(store.root), "DATA": str(data), "PORT": str(port), "REDIS_URL": "none", "THREADS": "1"}
     environment = {**os.environ, **{f"NAISEKI_{name}": value for name, value in settings.items()}}
     process = subprocess.Popen([sys.executable, "-m", "app"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    served = Served(process, http.client.HTTPConnection("127.0.0.1", port, timeout=30))
+    served = Served(process, http.client.HTTPConnection("127.0.0.1", port, timeout=150))
     try:
         while not ready(served):
             assert process.poll() is None, "the service ended"
