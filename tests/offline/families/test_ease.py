@@ -85,8 +85,8 @@ def test_beside_another_version_ridge_and_decay_are_the_best_of_the_sum(
     assert figures[f"lam 100, tau {trained.log['tau']}"] == max(sums.values())
     assert figures != alone.log["ndcg@10_by_lam_and_tau"]
     # What ships is made as it was found best to, and chooses nothing, beside nobody.
-    tau: Any = trained.log["tau"]
-    assert recipe.refitted(trained.log) == Recipe(lam=100, tau=tau)
+    chosen: Any = trained.log["tau"]
+    assert recipe.refitted(trained.log) == Recipe(lam=100, tau=chosen)
 
 
 def test_who_it_is_chosen_beside_has_the_same_items(
