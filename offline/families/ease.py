@@ -107,8 +107,8 @@ class Recipe(offline.recipe.Recipe):
             return _Choice(ease_weights(dataset.train, items, lam=self.lam), self.lam, self.tau, {})
         lams = LAMS if isinstance(self.lam, str) else (self.lam,)
         taus = TAUS if isinstance(self.tau, str) else (self.tau,)
-        judge = _judge(dataset, partner)
         validation = Validation.of(dataset)
+        judge = _judge(dataset, validation, partner)
         figures: dict[tuple[float, float | None], float] = {}
         best: _Choice | None = None
         for lam in lams:
@@ -124,9 +124,8 @@ class Recipe(offline.recipe.Recipe):
         return replace(best, log={"lam": best.lam, "tau": best.tau, "ndcg@10_by_lam_and_tau": tried})
 
 
-def _judge(dataset: SequenceDataset, partner: Bundle | None) -> Callable[[Tensor], float]:
+def _judge(dataset: SequenceDataset, validation: Validation, partner: Bundle | None) -> Callable[[Tensor], float]:
     """Validation NDCG@10 of scores float32 [Q, N], which are written into: alone, or best weighed beside another's."""
-    validation = Validation.of(dataset)
     if partner is None:
         return validation.ndcg_of_scores
     check_fusible(partner, dataset)

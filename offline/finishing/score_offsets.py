@@ -16,7 +16,7 @@ from model_store.item_placer import ItemPlacer
 from model_store.staging import BundleParts
 from offline.evaluation.full_ranking import encoded
 from offline.evaluation.validation import Validation
-from offline.language.tower_export import with_constant
+from offline.language.tower_export import with_constant, with_value
 
 
 def with_offsets(parts: BundleParts, offsets_N: Tensor, *, new: float | None = None) -> BundleParts:
@@ -49,8 +49,7 @@ def _placing(placer: ItemPlacer | None, value: float, *, added: bool) -> ItemPla
     """As `with_constant` of a text tower."""
     if placer is None:
         return None
-    constants = placer.config.constants
-    constants = (*constants[:-1], constants[-1] + value) if added else (*constants, value)
+    constants = with_value(placer.config.constants, value, added=added)
     return replace(placer, config=placer.config.model_copy(update={"constants": constants}))
 
 

@@ -62,12 +62,16 @@ def text_tower(
     return made.cpu().eval().requires_grad_(False)
 
 
+def with_value(constants: tuple[float, ...], value: float, *, added: bool) -> tuple[float, ...]:
+    """With one more behind them, or (added) with `value` more in the last one."""
+    return (*constants[:-1], constants[-1] + value) if added else (*constants, value)
+
+
 def with_constant(tower: TextTower | None, value: float, *, added: bool) -> TextTower | None:
     """The tower in a space with one more coordinate, or (added) with `value` more in the last one."""
     if tower is None:
         return None
-    constants = tower.config.constants
-    constants = (*constants[:-1], constants[-1] + value) if added else (*constants, value)
+    constants = with_value(tower.config.constants, value, added=added)
     made = tower.config.model_copy(update={"constants": constants}).build(tower.lm)
     state = {name: tensor for name, tensor in tower.state_dict().items() if name != "golden_GD"}
     made.load_state_dict(state, strict=False)
