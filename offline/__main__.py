@@ -1,4 +1,4 @@
-"""python -m offline run | tune | evaluate | compare | compare-versions | data"""
+"""python -m offline run | ship | tune | evaluate | compare | compare-versions | data"""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from offline.evaluation.comparison_text import as_text, order_drops, verdict
 from offline.evaluation.looks_at_test import record_final
 from offline.evaluation.version_comparison import is_better, side_by_side
 from offline.finishing.final_fit import evaluated_twin
+from offline.finishing.shipping import ship
 from offline.pipeline import run
 from offline.run_config import RunConfig
 from offline.splits.protocols import describe_split, fitted_events, split
@@ -82,6 +83,14 @@ def _activate(version: str, store: ModelStore, workspace: Workspace, *, only_if_
             return
     store.activate(version, by="offline run")
     _say(f"{version} is live")
+
+
+def _ship(arguments: argparse.Namespace, store: ModelStore, workspace: Workspace) -> None:
+    version = ship(arguments.version, store=store, workspace=workspace)
+    _say(f"published {version}, the final fit of {evaluated_twin(version, store)}")
+    if arguments.activate:
+        store.activate(version, by="offline ship")
+        _say(f"{version} is live")
 
 
 def _tune(arguments: argparse.Namespace, store: ModelStore, workspace: Workspace) -> None:
@@ -178,6 +187,7 @@ def _say(text: str) -> None:
 
 COMMANDS: Commands = {
     "run": _run,
+    "ship": _ship,
     "tune": _tune,
     "evaluate": _evaluate,
     "compare": _compare,

@@ -33,6 +33,11 @@ def parser(run: Commands) -> argparse.ArgumentParser:
     )
     command.set_defaults(command=run["run"])
 
+    command = commands.add_parser("ship", help="a measured version and its parents, fitted again to every event")
+    command.add_argument("version")
+    command.add_argument("--activate", action="store_true", help="label what ships live; running services follow")
+    command.set_defaults(command=run["ship"])
+
     command = commands.add_parser("tune", help="random search over [tune], chosen on validation; resumes")
     command.add_argument("file")
     command.add_argument("--trials", type=_positive, default=16)

@@ -92,8 +92,9 @@ def _provenance(config: RunConfig, data: Split, *, parents: dict[str, str], seco
     return Provenance(
         run=config.name,
         recipe=config.recipe.model_dump(mode="json"),
-        # Only what the file says: an optional column is an error where it is named and missing.
-        data=config.data.model_dump(mode="json", exclude_unset=True),
+        # Only what the file says: an optional column is an error where it is named and missing. The kind, always:
+        # built-in data are named by it alone.
+        data={"kind": config.data.kind} | config.data.model_dump(mode="json", exclude_unset=True),
         seed=config.recipe.seed,
         dataset=data.dataset.name,
         dataset_fingerprint=data.dataset.fingerprint,

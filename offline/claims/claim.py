@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,7 +12,8 @@ from offline.evaluation.resampling import Estimate
 
 Verdict = Literal["supported", "contradicted", "undecided", "not measured"]
 LEAST_SEEDS = 5
-LEAST_SLOW_SEEDS = 3  # where a run costs over 20 minutes
+LEAST_SLOW_SEEDS = 3  # where a run costs over SLOW_MINUTES
+SLOW_MINUTES = 20.0
 ALPHA = 0.05
 
 CLAIMS: dict[int, str] = {
@@ -32,6 +33,11 @@ CLAIMS: dict[int, str] = {
 }
 
 
+def least_seeds(minutes: Iterable[float]) -> int:
+    """Runs that each side of a claim needs; minutes: of one training of each."""
+    return LEAST_SLOW_SEEDS if any(each > SLOW_MINUTES for each in minutes) else LEAST_SEEDS
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A measurement before the verdict.
@@ -39,6 +45,7 @@ class Finding:
     contrast: in words; above 0 speaks for the claim, in every row. estimate: None when nothing was measured.
     seeds: the fewest trained runs of any side. missing: what a measurement lacks (estimate None).
     holds_back: why the claim may not be called supported, whatever the interval says.
+    made_of: what a mean is made of, in words: a verdict would hide that its parts disagree.
     details: figures beside the primary one, as JSON takes them.
     """
 
@@ -49,6 +56,7 @@ class Finding:
     least_seeds: int = LEAST_SEEDS
     missing: str = ""
     holds_back: str = ""
+    made_of: str = ""
     details: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -73,6 +81,7 @@ class Claim:
     details: Mapping[str, object]
     p: float | None = None
     p_holm: float | None = None
+    counted: bool = False  # whether there are runs enough for a verdict
 
 
 def not_measured(number: int, contrast: str, missing: str, *, details: Mapping[str, object] | None = None) -> Finding:
@@ -80,16 +89,22 @@ def not_measured(number: int, contrast: str, missing: str, *, details: Mapping[s
 
 
 def finalise(findings: Sequence[Finding], *, others: Sequence[float] = ()) -> list[Claim]:
-    """Verdicts, with p adjusted over all findings that were measured and `others`, p of what is claimed beside them."""
+    """Verdicts, with p adjusted over all findings that were measured and `others`: p of what is claimed beside them, 1
+    where that may not be claimed."""
     findings = [_without_empty(finding) for finding in findings]
     measured = [finding.estimate.p for finding in findings if finding.estimate is not None]
-    adjusted = iter(holm([*measured, *others]))
+    counted = [_counted(finding) for finding in findings if finding.estimate is not None]
+    adjusted = iter(holm([*measured, *others], [*counted, *(True for _ in others)]))
     return [
         _unmeasured(finding)
         if finding.estimate is None
         else _judged(finding, finding.estimate, p_holm=next(adjusted), contrasts=len(measured) + len(others))
         for finding in findings
     ]
+
+
+def _counted(finding: Finding) -> bool:
+    return finding.seeds >= finding.least_seeds
 
 
 def _without_empty(finding: Finding) -> Finding:
@@ -119,6 +134,7 @@ def _unmeasured(finding: Finding) -> Claim:
 
 def _judged(finding: Finding, estimate: Estimate, *, p_holm: float, contrasts: int) -> Claim:
     verdict, sentence = _verdict(finding, estimate, p_holm=p_holm, contrasts=contrasts)
+    sentence += f" {finding.made_of}" if finding.made_of else ""
     return Claim(
         finding.number,
         CLAIMS[finding.number],
@@ -133,6 +149,7 @@ def _judged(finding: Finding, estimate: Estimate, *, p_holm: float, contrasts: i
         details=finding.details,
         p=estimate.p,
         p_holm=p_holm,
+        counted=_counted(finding),
     )
 
 
@@ -142,7 +159,7 @@ def _verdict(finding: Finding, estimate: Estimate, *, p_holm: float, contrasts: 
     if estimate.low <= 0 <= estimate.high:
         shown = f"this data would show a difference of at least {estimate.detectable:.4f}"
         return "undecided", f"Undecided: {figure}; {shown}."
-    if finding.seeds < finding.least_seeds:
+    if not _counted(finding):
         few = f"a claim needs {finding.least_seeds} runs of each side, and one side has {finding.seeds}"
         return "undecided", f"Undecided: {figure}, but {few}."
     if p_holm > ALPHA:

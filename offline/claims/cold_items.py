@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from offline.claims.claim import LEAST_SEEDS, LEAST_SLOW_SEEDS, Finding, not_measured
-from offline.claims.contrasts import SLOW_MINUTES, beside, mean_named, named
+from offline.claims.claim import LEAST_SEEDS, Finding, least_seeds, not_measured
+from offline.claims.contrasts import beside, mean_named, named
 from offline.claims.inputs import WITHOUT_SEEDS, ColdDraw, Rows, Scored, recall10
 from offline.evaluation.metrics import Floats
 from offline.evaluation.resampling import Figure, least, mean_of, resample
@@ -33,13 +33,12 @@ def cold_items(cold: Mapping[str, ColdDraw], *, minutes: Mapping[str, float], dr
     means = _means(cold, scores, draws=draws, seed=seed)
     primary = mean_of([means[arm] for arm in text])
     compared, lacking = [*text, *known], [arm for arm in BASELINES if arm not in scores]
-    slow = any(minutes.get(arm, 0.0) > SLOW_MINUTES for arm in compared)
     return Finding(
         3,
         contrast,
         least([primary - means[arm] for arm in known]),
         seeds=_runs(cold, compared),
-        least_seeds=LEAST_SLOW_SEEDS if slow else LEAST_SEEDS,
+        least_seeds=least_seeds(minutes.get(arm, 0.0) for arm in compared),
         holds_back=f"there are no runs of {named(lacking)}" if lacking else "",
         details={
             "unit": UNIT,

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offline.claims.claim import LEAST_SEEDS, LEAST_SLOW_SEEDS
+from offline.claims.claim import LEAST_SEEDS, least_seeds
 from offline.claims.inputs import WITHOUT_SEEDS, Rows, Scored, ndcg10
 from offline.evaluation.metrics import Floats
 from offline.evaluation.resampling import Figure, resample
-
-SLOW_MINUTES = 20.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +65,7 @@ class Arms:
         return fewest({name: len(self.scores[name]) for name in names})
 
     def least_seeds(self, names: Sequence[str]) -> int:
-        slow = any(self.minutes.get(name, 0.0) > SLOW_MINUTES for name in names)
-        return LEAST_SLOW_SEEDS if slow else LEAST_SEEDS
+        return least_seeds(self.minutes.get(name, 0.0) for name in names)
 
 
 def fewest(runs: Mapping[str, int]) -> int:
@@ -87,6 +84,13 @@ def beside(what: str, figure: Figure, *, unit: str = "NDCG@10") -> dict[str, obj
         "high": _plain(estimate.high),
         "unit": unit,
     }
+
+
+def in_words(what: str, figure: Figure, *, percent: bool = False) -> str:
+    e = figure.estimate()
+    if percent:
+        return f"{what} {100 * e.value:+.0f} % ({100 * e.low:+.0f} to {100 * e.high:+.0f})"
+    return f"{what} {e.value:+.4f} ({e.low:+.4f} to {e.high:+.4f})"
 
 
 def _plain(value: float) -> float | None:

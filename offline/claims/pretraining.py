@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offline.claims.claim import Finding, not_measured
-from offline.claims.contrasts import Arms, beside, mean_named, named
+from offline.claims.contrasts import Arms, beside, in_words, mean_named, named
 from offline.evaluation.resampling import mean_of
 
 FAMILIES = ("e4srec", "contriever")
@@ -29,12 +29,15 @@ def pretraining(arms: Arms) -> Finding:
     gains = {name: means[name] - means[_random(name)] for name in there}
     compared = [each for name in judged for each in (name, _random(name))]
     lacking = [name for name in FAMILIES if name not in judged]
+    parts = " and ".join(in_words(name, gains[name]) for name in judged)
     return Finding(
         13,
         contrast,
         mean_of([gains[name] for name in judged]).estimate(),
         seeds=arms.seeds(compared),
         least_seeds=arms.least_seeds(compared),
+        holds_back=f"there are no runs of {named(lacking)} and its twin" if lacking else "",
+        made_of=f"By family: {parts}." if len(judged) > 1 else "",
         details={
             "unit": "NDCG@10",
             "lacking": lacking,

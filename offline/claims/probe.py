@@ -17,6 +17,7 @@ from model_store.manifest import Provenance
 from model_store.store import ModelStore
 from offline.claims.probe_looks import Looks
 from offline.claims.probe_runs import ProbeRun, read_runs
+from offline.claims.training_ease import RATES
 from offline.datasets.interactions import Interactions
 from offline.recipe import Recipe, TrainedModel
 from offline.splits.protocols import histories_of, split
@@ -25,7 +26,6 @@ from offline.training.loop import Diverged, FitPlan
 from offline.training.objectives import Objective
 from offline.training.progress import Progress
 
-RATES = (1e-4, 3e-4, 1e-3)
 SEEDS = (0, 1, 2)
 WITHHELD = 0.1
 # Of each withheld user at most, evenly spread: intervals are over users, and looking at every event would take as long

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from offline.claims.claim import Finding, not_measured
-from offline.claims.contrasts import beside, fewest, mean_named, named
+from offline.claims.contrasts import beside, fewest, in_words, mean_named, named
 from offline.claims.inputs import OrderScores, Rows
 from offline.evaluation.metrics import Floats
 from offline.evaluation.resampling import Figure, mean_of, resample
@@ -37,11 +37,19 @@ def reading_order(order: Mapping[str, OrderScores], users: Rows, *, draws: int, 
         rows.append(
             beside(f"{named(there)} minus {BASELINE}, whole history shuffled", difference, unit="relative drop")
         )
+    but_last = mean_of([drops[arm]["but last"] for arm in there])
+    parts = [in_words("with the last item left in its place", but_last, percent=True)]
+    if BASELINE in order:
+        parts += [
+            in_words(f"{BASELINE} itself loses", drops[BASELINE]["all"], percent=True),
+            in_words("and with the last item left", drops[BASELINE]["but last"], percent=True),
+        ]
     return Finding(
         9,
         contrast,
         primary.estimate(),
         seeds=fewest({arm: len(order[arm].true_SE) for arm in there}),
+        made_of=f"Beside it: {', '.join(parts)}.",
         details={"unit": "relative drop", "beside": rows},
     )
 

@@ -21,6 +21,7 @@ CONTRASTS = {
     2: ("contriever", "ilora-sasrec"),
     11: ("e4srec-sum", "ilora-sasrec"),
 }
+RATES = (1e-4, 3e-4, 1e-3)
 LEAST_SEEDS = 3  # by design: three seeds at each of three learning rates
 NEAR_BEST = 0.95
 SPIKE_WINDOW = 50
@@ -79,8 +80,9 @@ def _aulc(runs: Sequence[ProbeRun], *, draws: int, seed: int) -> dict[str, Aulc]
 
 
 def _seed_rows(runs: Sequence[ProbeRun]) -> Floats | None:
-    """float64 [seeds, U]: means over learning rates, of the seeds that have a run at each of them."""
-    rates = {run.learning_rate for run in runs}
+    """float64 [seeds, U]: means over all of `RATES`, of the seeds that have a run at each: an arm that lacks one is
+    another mean, and is compared with none."""
+    rates = set(RATES)
     by_seed = {seed: [run for run in runs if run.seed == seed] for seed in sorted({run.seed for run in runs})}
     whole = [of_seed for of_seed in by_seed.values() if {run.learning_rate for run in of_seed} == rates]
     return np.stack([np.mean([_per_user(run) for run in of_seed], axis=0) for of_seed in whole]) if whole else None

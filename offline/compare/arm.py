@@ -17,7 +17,7 @@ class Arm:
     """variant: in words. changes: recipe keys beside where the family starts; dropped: keys that it does not write;
     bare: it writes nothing but its changes (it trains nothing).
     parents: recipe key -> arm (or arms) whose version of the same seed it names; "sasrec@1" is the next seed's.
-    seeds: at most, on the warm protocol (1 where nothing is drawn). beside: the arm whose own seed it adds to.
+    seeds: at most, on the warm protocol. beside: the arm whose own seed it adds to.
     twin: the arm with random weights that it must beat. train_minutes: None for a training with a budget.
     parts: how many units share the ranking of its test events.
     """
@@ -45,8 +45,8 @@ class Arm:
 
     @property
     def drawn(self) -> bool:
-        """Whether a seed changes anything."""
-        return self.seeds > 1
+        """Whether a seed changes anything: a training has one even where it is run once."""
+        return self.seeds > 1 or (self.is_bundle and self.train_minutes is None)
 
     def parent_arms(self) -> tuple[str, ...]:
         named = [(value,) if isinstance(value, str) else value for value in self.parents.values()]

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from offline.claims.claim import LEAST_SEEDS, Claim, least_seeds
 from offline.compare.arms import BY_NAME
 from offline.compare.rows import same_as
 from offline.compare.scores import ArmScores
 from offline.evaluation.bootstrap import Contrast, compare, holm
 from offline.evaluation.resampling import DRAWS
 
-LEAST_SEEDS = 5
-LEAST_SLOW_SEEDS = 3
-SLOW_MINUTES = 20.0
 ALWAYS_AGAINST = ("sasrec", "ease-recency")
 FUSION_WITHOUT_LLM = "sasrec+ease"
 
@@ -23,13 +21,15 @@ class Judged:
     """A contrast, whether it is one of the page's primary ones, and whether the page claims a difference.
 
     p_holm of the contrast is over the primary ones; of any other it is its unadjusted p, and nothing is claimed.
-    why_not: of a primary contrast that is not claimed although its interval excludes 0.
+    why_not: of a primary contrast that is not claimed although its interval excludes 0. counted: whether it could be:
+    each side has runs enough, and is no other row by the weights it chose.
     """
 
     contrast: Contrast
     primary: bool
     claimed: bool
     why_not: str = ""
+    counted: bool = True
 
 
 def best_without_llm(scores: Mapping[str, ArmScores]) -> str | None:
@@ -46,16 +46,29 @@ def judge(scores: Mapping[str, ArmScores], *, draws: int = DRAWS) -> list[Judged
     if not pairs:
         return []
     found = _compared(scores, list(pairs), draws=draws)
-    adjusted = iter(holm([c.p for c, primary in zip(found, pairs.values(), strict=True) if primary]))
+    primaries = [c for c, primary in zip(found, pairs.values(), strict=True) if primary]
+    adjusted = iter(holm([c.p for c in primaries], [_counted(c, scores) for c in primaries]))
     return [
         _judged(replace(c, p_holm=next(adjusted) if primary else c.p), scores, primary=primary)
         for c, primary in zip(found, pairs.values(), strict=True)
     ]
 
 
+def p_of_contrasts(judged: Sequence[Judged]) -> list[float]:
+    """Of the primary ones, for an adjustment that others share: 1 where nothing may be claimed."""
+    return [j.contrast.p if j.counted else 1.0 for j in judged if j.primary]
+
+
+def p_of_claims(claims: Sequence[Claim]) -> list[float]:
+    """Of what was measured; 1 where nothing may be claimed."""
+    return [claim.p if claim.counted else 1.0 for claim in claims if claim.p is not None]
+
+
 def adjusted_with(judged: list[Judged], others: Sequence[float], scores: Mapping[str, ArmScores]) -> list[Judged]:
-    """The same, with Holm's adjustment over the primary ones and `others`, p of the claims on the same page."""
-    adjusted = iter(holm([*(j.contrast.p for j in judged if j.primary), *others]))
+    """The same, with Holm's adjustment over the primary ones and `others`, `p_of_claims` of the same page."""
+    primaries = [j for j in judged if j.primary]
+    counted = [*(j.counted for j in primaries), *(True for _ in others)]
+    adjusted = iter(holm([*(j.contrast.p for j in primaries), *others], counted))
     return [
         _judged(replace(j.contrast, p_holm=next(adjusted)), scores, primary=True) if j.primary else j for j in judged
     ]
@@ -108,21 +121,34 @@ def _paired(scores: Mapping[str, ArmScores]) -> dict[str, str]:
 
 
 def _judged(contrast: Contrast, scores: Mapping[str, ArmScores], *, primary: bool) -> Judged:
-    seeds = [len(scores[name].seeds) for name in (contrast.family, contrast.base) if BY_NAME[name].drawn]
-    slow = any(_minutes(scores[name]) > SLOW_MINUTES for name in (contrast.family, contrast.base))
-    least = LEAST_SLOW_SEEDS if slow else LEAST_SEEDS
-    enough = min(seeds, default=least) >= least
+    found, counted = _runs(contrast, scores), _counted(contrast, scores)
     excludes_zero = contrast.difference_low > 0 or contrast.difference_high < 0
     itself = same_as(scores[contrast.family])
-    claimed = primary and excludes_zero and enough and contrast.p_holm <= 0.05 and itself is None
+    claimed = primary and excludes_zero and counted and contrast.p_holm <= 0.05
     why_not = ""
     if primary and excludes_zero and itself is not None:
         why_not = f"by the weights it chose it is {itself}"
     elif primary and excludes_zero and not claimed:
         why_not = (
-            "within chance among this page's contrasts" if enough else f"{min(seeds)} seeds; a claim needs {least}"
+            "within chance among this page's contrasts"
+            if counted
+            else f"{found} seeds; a claim needs {_least(contrast, scores)}"
         )
-    return Judged(replace(contrast, seeds=min(seeds, default=1)), primary, claimed, why_not)
+    return Judged(replace(contrast, seeds=found), primary, claimed, why_not, counted)
+
+
+def _runs(contrast: Contrast, scores: Mapping[str, ArmScores]) -> int:
+    """The fewest of either side; what is not drawn needs no second one."""
+    sides = (contrast.family, contrast.base)
+    return min((len(scores[name].seeds) for name in sides if BY_NAME[name].drawn), default=LEAST_SEEDS)
+
+
+def _least(contrast: Contrast, scores: Mapping[str, ArmScores]) -> int:
+    return least_seeds(_minutes(scores[name]) for name in (contrast.family, contrast.base))
+
+
+def _counted(contrast: Contrast, scores: Mapping[str, ArmScores]) -> bool:
+    return _runs(contrast, scores) >= _least(contrast, scores) and same_as(scores[contrast.family]) is None
 
 
 def _minutes(scores: ArmScores) -> float:

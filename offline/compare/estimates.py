@@ -21,6 +21,7 @@ from offline.compare.starting_values import typical_minutes
 Minutes = dict[tuple[str, str], float]
 K = TypeVar("K")
 RANK_MINUTES = 15.0  # until one was measured
+AROUND = 2.0  # minutes that stages before the one with the budget may add
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,12 @@ class Estimates:
         )
 
     def train(self, arm: Arm, protocol: str) -> float:
-        """Never above the budget where there is one."""
-        otherwise = arm.train_minutes
-        if otherwise is None:
-            typical = typical_minutes(arm.family, self.settings.shared, events=self.events)
-            otherwise = self.settings.minutes if typical is None else min(typical, self.settings.minutes)
-        return _known(self.trained, arm, protocol, otherwise=otherwise)
+        """What it took before; where there is a budget, not above it, whatever was measured under a longer one."""
+        if arm.train_minutes is not None:
+            return _known(self.trained, arm, protocol, otherwise=arm.train_minutes)
+        typical = typical_minutes(arm.family, self.settings.shared, events=self.events)
+        otherwise = self.settings.minutes if typical is None else min(typical, self.settings.minutes)
+        return min(_known(self.trained, arm, protocol, otherwise=otherwise), self.settings.minutes + AROUND)
 
     def rank(self, arm: Arm) -> float:
         """Of all test events, by a ranker."""
@@ -76,10 +77,12 @@ class Estimates:
 
 
 def _known(known: Minutes, arm: Arm, protocol: str, *, otherwise: float) -> float:
-    """Of the same protocol, else of another one (sizes are alike), else of the family's other arms, else as given."""
+    """Of the same protocol, else of another one (sizes are alike), else of the family's other arms that are trained,
+    else as given."""
     if (arm.name, protocol) in known:
         return known[arm.name, protocol]
-    for names in ({arm.name}, {name for name, other in BY_NAME.items() if other.family == arm.family}):
+    trained = {name for name, other in BY_NAME.items() if other.family == arm.family and other.train_minutes is None}
+    for names in ({arm.name}, trained):
         elsewhere = [minutes for (name, _), minutes in known.items() if name in names]
         if elsewhere and arm.train_minutes is None:
             return mean(elsewhere)

@@ -58,15 +58,16 @@ def measure_order(arm: Arm, seed: int, found: FoundVersions) -> None:
     )
     whole, but_last = shuffled(what="all").mean(axis=0), shuffled(what="all but last").mean(axis=0)
     file.parent.mkdir(parents=True, exist_ok=True)
-    fresh = file.with_suffix(".new.npz")
-    np.savez_compressed(
-        fresh,
-        allow_pickle=False,
-        true=true.astype(np.float32),
-        all=whole.astype(np.float32),
-        but_last=but_last.astype(np.float32),
-        seconds=np.float64(time.perf_counter() - started),
-    )
+    fresh = file.with_suffix(".new")
+    with fresh.open("wb") as out:
+        np.savez_compressed(
+            out,
+            allow_pickle=False,
+            true=true.astype(np.float32),
+            all=whole.astype(np.float32),
+            but_last=but_last.astype(np.float32),
+            seconds=np.float64(time.perf_counter() - started),
+        )
     fresh.replace(file)
 
 

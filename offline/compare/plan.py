@@ -14,6 +14,15 @@ from offline.splits.protocols import Protocol
 
 Kind = Literal["tune", "train", "rank", "score", "order", "probe"]
 
+CURES: dict[Kind, str] = {
+    "tune": "lower --minutes-per-run",
+    "train": "lower --minutes-per-run",
+    "probe": "leave the training probe out (--without probe), or set fewer epochs",
+    "order": "leave shuffled histories out (--without order)",
+    "rank": "leave this arm out: name others with --arms",
+    "score": "leave this arm out: name others with --arms",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -101,7 +110,7 @@ class Plan:
         if longest is not None and longest.minutes > LONGEST_UNIT:
             raise RunRefused(
                 f"{longest.name} would take {longest.minutes:.0f} minutes, and no unit of work may take over "
-                f"{LONGEST_UNIT:.0f}: lower --minutes-per-run"
+                f"{LONGEST_UNIT:.0f}: {CURES[longest.kind]}"
             )
         if self.hours > self.settings.hours:
             raise RunRefused(

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from offline import datasets
-from offline.claims.probe import RATES, SEEDS, run_probe
+from offline.claims.probe import SEEDS, run_probe
 from offline.claims.probe_runs import ProbeRun
-from offline.claims.training_ease import ARMS
+from offline.claims.training_ease import ARMS, RATES
 from offline.compare.arms import BY_NAME
 from offline.compare.found_versions import FoundVersions
 from offline.compare.recipes import fingerprint, run_config

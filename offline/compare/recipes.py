@@ -116,7 +116,10 @@ def fingerprint(arm: Arm, settings: Settings, *, seed: int, tuned: Mapping[str, 
     recipe.pop("seed", None)
     recipe.get("fit", {}).pop("minutes", None)
     parents = [fingerprint(BY_NAME[name], settings, seed=seed, tuned=tuned) for name in arm.parent_arms()]
-    text = json.dumps([arm.family, recipe, seed if arm.drawn else 0, parents], sort_keys=True)
+    identity = [arm.family, recipe, seed if arm.drawn else 0, parents]
+    if settings.seeds < arm.seeds and any("@" in name for name in names):
+        identity.append(settings.seeds)  # "the next seed" of the last one is the first: among fewer, another pair
+    text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

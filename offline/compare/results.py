@@ -12,11 +12,11 @@ import numpy as np
 from offline.claims import Claim
 from offline.compare.arms import BY_NAME
 from offline.compare.cold import ColdRow, beats_nearest_texts, cold_rows_of
-from offline.compare.contrasts import Judged, adjusted_with, best_without_llm, judge
+from offline.compare.contrasts import Judged, adjusted_with, best_without_llm, judge, p_of_claims, p_of_contrasts
 from offline.compare.found_versions import FoundVersions
 from offline.compare.measured import Measured, read_measured, share_of_new_items
 from offline.compare.null_world import ARMS as NULL_ARMS
-from offline.compare.null_world import claims_in_null_worlds
+from offline.compare.null_world import NULL_DRAWS, claims_in_null_worlds
 from offline.compare.plan import Plan
 from offline.compare.recommendation import Candidate, Evidence, Recommendation, recommend
 from offline.compare.rows import Row, rows_of
@@ -27,6 +27,8 @@ from offline.compare.thirteen import claims_of
 from offline.evaluation.resampling import DRAWS
 
 NULL_WORLDS = "null-world.json"
+# What null worlds were asked. judging is counted up whenever contrasts or claims are judged otherwise.
+NULL_ASKED = {"worlds": 100, "draws": NULL_DRAWS, "judging": 1, "arms": list(NULL_ARMS)}
 TRAINING_STEP = "training-step.json"  # written by `make bench`, with --page
 
 
@@ -76,14 +78,15 @@ class Results:
 def results_of(
     plan: Plan, found: FoundVersions, *, failures: dict[str, str], command: str, looks: int, draws: int = DRAWS
 ) -> Results:
-    """Nothing is trained or measured here. A second call with the same files gives the same results."""
+    """Nothing is trained here, and nothing measured but null worlds, once. A second call with the same files gives the
+    same results."""
     measured = read_measured(plan, found)
     rows = [row for scores in measured.everything for row in rows_of(scores, draws=draws)]
     seen_removed = measured.splits[plan.settings.headline].dataset.exclude_seen
     warm = {r.arm: r for r in rows if (r.protocol, r.seen_removed) == (plan.settings.headline, seen_removed)}
     judged = judge(measured.warm, draws=draws)
-    claims = claims_of(measured, found, others=[j.contrast.p for j in judged if j.primary], draws=draws)
-    judged = adjusted_with(judged, [claim.p for claim in claims if claim.p is not None], measured.warm)
+    claims = claims_of(measured, found, others=p_of_contrasts(judged), draws=draws)
+    judged = adjusted_with(judged, p_of_claims(claims), measured.warm)
     cold = cold_rows_of(measured, draws=draws)
     new_items = share_of_new_items(measured.splits["temporal"]) if "temporal" in measured.splits else None
     reached = Reached(
@@ -167,13 +170,15 @@ def _retriever_recall(warm: dict[str, ArmScores]) -> float | None:
 
 
 def _null_claims(report: Path) -> int:
-    """Measured once per report and set of arms: it depends on nothing but this code."""
+    """Measured once per report and way to judge: it depends on nothing but this code."""
     file = report / NULL_WORLDS
     found = json.loads(file.read_text()) if file.exists() else {}
-    if found.get("arms") != list(NULL_ARMS):
+    if {key: found.get(key) for key in NULL_ASKED} != NULL_ASKED:
         report.mkdir(parents=True, exist_ok=True)
-        found = {"worlds": 100, "claimed": claims_in_null_worlds(100), "arms": NULL_ARMS}
-        file.write_text(json.dumps(found) + "\n")
+        found = NULL_ASKED | {"claimed": claims_in_null_worlds(100)}
+        fresh = file.with_suffix(".new")
+        fresh.write_text(json.dumps(found) + "\n")
+        fresh.replace(file)
     return int(found["claimed"])
 
 

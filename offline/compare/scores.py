@@ -41,8 +41,10 @@ class Costs(BaseModel):
 
 
 class ScoreMeta(BaseModel):
-    """fingerprint: of the arm (recipes.fingerprint). minutes: the budget it was trained under. log: what the training
-    chose and recorded, without its curve. lists: figures of the lists beside accuracy. neighbours: title -> titles.
+    """fingerprint: of the arm (recipes.fingerprint). minutes: the budget that it, or what it starts from, was trained
+    under; longest_seconds: the longest of those trainings. None: no training with a budget is behind it. log: what the
+    training chose and recorded, without its curve. lists: figures of the lists beside accuracy. neighbours: title ->
+    titles.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,6 +67,7 @@ class ScoreMeta(BaseModel):
     version: str | None = None
     minutes: float | None = None
     train_seconds: float | None = None
+    longest_seconds: float | None = None
     parents: dict[str, str] = {}
     log: dict[str, Any] = {}
     curve: list[dict[str, Any]] = []
@@ -73,11 +76,11 @@ class ScoreMeta(BaseModel):
     neighbours: dict[str, list[str]] = {}
 
     def is_of(self, fingerprint: str, *, split_fingerprint: str, minutes: float) -> bool:
-        """Whether this is the measurement that a comparison asks for; one that ended by itself counts for any budget
-        that is not shorter than it was."""
-        ended = self.train_seconds is not None and self.minutes is not None
+        """Whether this is the measurement that a comparison asks for; one whose trainings ended by themselves counts
+        for any budget that is not shorter than they were."""
+        longest = self.train_seconds if self.longest_seconds is None else self.longest_seconds
         same_budget = self.minutes in (None, minutes) or (
-            ended and (self.train_seconds or 0.0) < 60 * min(self.minutes or minutes, minutes)
+            longest is not None and longest < 60 * min(self.minutes or minutes, minutes)
         )
         return (self.fingerprint, self.split_fingerprint) == (fingerprint, split_fingerprint) and same_budget
 
@@ -103,9 +106,11 @@ class SeedScores:
         wins = {} if self.wins_P is None else {"wins": (2 * self.wins_P).astype(np.uint8)}
         text = np.frombuffer(self.meta.model_dump_json(exclude_defaults=True).encode(), dtype=np.uint8)
         file = score_file(folder, self.meta.arm, self.meta.protocol, seed=self.meta.seed)
-        fresh = file.with_suffix(".new.npz")
+        fresh = file.with_suffix(".new")
         kept = {name: ranks.astype(small) for name, ranks in arrays.items() if ranks is not None}
-        np.savez_compressed(fresh, allow_pickle=False, meta=text, **kept, **wins)
+        # By a handle: to a name numpy adds an ending under which half a file would be read as a whole one.
+        with fresh.open("wb") as out:
+            np.savez_compressed(out, allow_pickle=False, meta=text, **kept, **wins)
         fresh.replace(file)
 
     @classmethod

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from model_store.bundle import Bundle
+from model_store.manifest import Provenance
 from model_store.store import ModelStore
 from offline import pipeline
 from offline.claims.twin_events import twin_events, twin_wins
@@ -80,9 +82,10 @@ def _score(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> 
         return
     started = time.perf_counter()
     details: dict[str, Any] = {}
-    wins_P = None
+    longest, wins_P = None, None
     if arm.is_bundle:
         bundle = _open(unit, arm, found)
+        longest = _longest_training(bundle.manifest.provenance, found.store)
         parts = _part_files(unit, arm, found)
         ranked = of_bundle(bundle, data) if arm.parts == 1 else of_parts(joined(parts, data))
         details = _details(bundle, data, workspace, with_neighbours=unit.seed == 0)
@@ -107,7 +110,8 @@ def _score(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> 
         users=len(set(data.test.users.tolist())),
         measured_at=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         score_seconds=round(time.perf_counter() - started, 1),
-        minutes=settings.minutes if arm.is_bundle and arm.train_minutes is None else None,
+        minutes=None if longest is None else settings.minutes,
+        longest_seconds=longest,
         lists=list_figures(scores, data.test, dataset=data.dataset),
         **details,
     )
@@ -128,6 +132,15 @@ def _open(unit: Unit, arm: Arm, found: FoundVersions) -> Bundle:
     if version is None:
         raise RunRefused(f"{arm.name}: no version was made for {unit.protocol}, seed {unit.seed}")
     return found.store.open(version)
+
+
+def _longest_training(made: Provenance, store: ModelStore) -> float | None:
+    """Seconds, of the trainings with a budget that a version rests on, its own among them; None where there is none."""
+    fit = made.recipe.get("fit")
+    bounded = isinstance(fit, Mapping) and fit.get("minutes") is not None
+    behind = [_longest_training(store.manifest(version).provenance, store) for version in made.parents.values()]
+    own = [made.train_seconds] if bounded else []
+    return max([*own, *(seconds for seconds in behind if seconds is not None)], default=None)
 
 
 def _details(bundle: Bundle, data: Split, workspace: Workspace, *, with_neighbours: bool) -> dict[str, Any]:

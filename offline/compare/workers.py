@@ -44,6 +44,7 @@ class _Worker:
         theirs.close()
         self.unit: Unit | None = None
         self.started = 0.0
+        self._stopped = False
 
     def begin(self, unit: Unit) -> None:
         self.unit, self.started = unit, time.monotonic()
@@ -58,10 +59,16 @@ class _Worker:
             return Outcome(unit, seconds, self.connection.recv())
         except (EOFError, OSError):
             self.process.join()
+            if self._stopped:
+                return Outcome(
+                    unit, seconds, f"stopped after {seconds / 60:.0f} minutes, the most that a unit may take"
+                )
             return Outcome(unit, seconds, f"its process died (exit code {self.process.exitcode})")
 
-    def late(self) -> bool:
-        return self.unit is not None and time.monotonic() - self.started > 60 * LONGEST_UNIT
+    def stop_if_late(self) -> None:
+        if self.unit is not None and time.monotonic() - self.started > 60 * LONGEST_UNIT:
+            self._stopped = True
+            self.process.kill()
 
     def stop(self) -> None:
         self.process.terminate()
@@ -128,8 +135,7 @@ def _await(workers: list[_Worker]) -> list[tuple[int, Outcome]]:
     busy = {id(worker.connection): index for index, worker in enumerate(workers) if worker.unit is not None}
     answered = wait([workers[index].connection for index in busy.values()], timeout=60)
     for index in busy.values():
-        if workers[index].late():
-            workers[index].process.kill()
+        workers[index].stop_if_late()
     return [(index, workers[index].outcome()) for key, index in busy.items() if any(id(c) == key for c in answered)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,10 +55,6 @@ class Contrast:
     detectable: float
     detectable_relative: float
     seeds: int
-
-    def claimed(self, *, least_seeds: int = 5) -> bool:
-        """Whether the page may claim it; 3 seeds are enough where a run costs over 20 minutes."""
-        return self.p_holm <= 0.05 and self.seeds >= least_seeds
 
 
 def compare(
@@ -128,11 +124,17 @@ def _p_value(difference_B: Floats) -> float:
     return min(1.0, 2 * (min(below, above) + 1) / (len(difference_B) + 1))
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """Holm's step-down adjustment (1979), in the order given."""
-    adjusted = [0.0] * len(p_values)
+def holm(p_values: Sequence[float], counted: Sequence[bool] | None = None) -> list[float]:
+    """Holm's step-down adjustment (1979), in the order given.
+
+    counted: whether each may reject at all (None: all may). One that may not (too few runs) makes the family no
+    smaller for those after it, whatever its p: it is adjusted by the whole family, as Bonferroni does.
+    """
+    counted = [True] * len(p_values) if counted is None else counted
+    adjusted = [min(1.0, p * len(p_values)) for p in p_values]
     largest = 0.0
-    for step, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+    places = [index for index in range(len(p_values)) if counted[index]]
+    for step, index in enumerate(sorted(places, key=p_values.__getitem__)):
         largest = max(largest, min(1.0, p_values[index] * (len(p_values) - step)))
         adjusted[index] = largest
     return adjusted

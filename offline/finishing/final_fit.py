@@ -61,7 +61,7 @@ def final_fit(
     if done is not None and done in store.list_names():
         logger.info("%s: its final fit is already published as %s", twin.version, done)
         return done
-    _check_choices(recipe, log, twin=twin)
+    check_choices(recipe, log, twin=twin)
     parents = final_parents(recipe, twin.provenance.parents, store=store)
     for role, version in parents.items():
         if version == twin.provenance.parents[role]:
@@ -108,12 +108,12 @@ def final_parents(recipe: Recipe, parents: Mapping[str, str], *, store: ModelSto
     return found
 
 
-def _check_choices(recipe: Recipe, log: Mapping[str, object], *, twin: Manifest) -> None:
+def check_choices(recipe: Recipe, log: Mapping[str, object], *, twin: Manifest) -> None:
     missing = [figure for figure in recipe.chosen_figures if log.get(figure) is None]
     if missing:
         raise RunRefused(
-            f"final_fit = true: the training log of {twin.version}, written by an earlier release, says nothing of "
-            f"{', '.join(missing)}: remove that version from the store and run again, or set final_fit = false"
+            f"final fit of {twin.version}: its training log, of an earlier release or workspace, says nothing of "
+            f"{', '.join(missing)}: remove that version from the store and run again, or ship it as it is"
         )
 
 

@@ -13,7 +13,7 @@ from offline import families
 from offline.claims.probe import WatchedPlan, run_probe, withhold
 from offline.claims.probe_looks import Looks, reciprocal_ranks
 from offline.claims.probe_runs import read_runs
-from offline.claims.training_ease import training_ease
+from offline.claims.training_ease import RATES, training_ease
 from offline.datasets import Interactions
 from offline.evaluation.validation import Validation
 from offline.recipe import Recipe
@@ -131,7 +131,12 @@ def test_the_arms_of_the_claims_can_be_probed(small_world: Interactions, tmp_pat
     assert sorted(run.arm for run in runs) == sorted([*arms, "sasrec"])
     assert len({tuple(run.targets) for run in runs if run.arm != "sasrec"}) == 1, "as many targets for each"
     assert all(max(run.mrr) > 0 for run in runs)
-    measured = {finding.number: finding for finding in training_ease(runs, draws=200, seed=0)}
+    as_if_at_all = [
+        run if run.learning_rate is None else run.model_copy(update={"learning_rate": rate})
+        for run in runs
+        for rate in RATES
+    ]
+    measured = {finding.number: finding for finding in training_ease(as_if_at_all, draws=200, seed=0)}
     assert all(measured[number].estimate is not None for number in (1, 2, 11))
 
 

@@ -50,14 +50,15 @@ def test_families_of_equal_ease_are_not_told_apart() -> None:
 
 def test_time_to_sasrec_counts_the_runs_that_get_there() -> None:
     runs = equal_probes(("contriever",), rng=np.random.default_rng(0))
-    high, low = (run for run in runs if run.arm == "contriever" and run.seed == 0 and run.learning_rate != 1e-3)
+    high, low, never = (run for run in runs if run.arm == "contriever" and run.seed == 0)
+    never = never.model_copy(update={"mrr": [0.0, 0.0]})
     high = high.model_copy(update={"mrr": [0.0, 9.0], "cpu_seconds": [1.0, 7.0]})
     low = low.model_copy(update={"mrr": [0.0, 0.0]})
     sasrec = tuple(run for run in runs if run.arm == "sasrec")
-    rows: Any = training_ease((*sasrec, high, low), draws=50, seed=0)[0].details["arms"]
+    rows: Any = training_ease((*sasrec, high, low, never), draws=50, seed=0)[0].details["arms"]
     assert rows[0]["runs_that_reach_95_percent_of_sasrec"] == 1
     assert rows[0]["cpu_seconds_to_95_percent_of_sasrec"] == 7.0
-    assert rows[0]["share_within_5_percent_of_best"] == 0.5
+    assert rows[0]["share_within_5_percent_of_best"] == pytest.approx(1 / 3)
 
 
 def test_spikes_are_steps_far_above_the_steps_before_them() -> None:
@@ -75,3 +76,13 @@ def test_what_is_missing_is_said() -> None:
     found = _measured(runs)
     assert found[2].missing == "the training probe has no runs of ilora-sasrec"
     assert "of sasrec, contriever and ilora-sasrec" in _measured(())[2].missing
+
+
+def test_an_arm_without_one_of_the_learning_rates_is_compared_with_none() -> None:
+    """Its mean over the others is another figure: rates differ by more than families do."""
+    runs = equal_probes(ARMS, rng=np.random.default_rng(0))
+    lacking = tuple(run for run in runs if run.arm != "contriever" or run.learning_rate != 1e-4)
+    assert _measured(lacking)[2].estimate is None
+    assert "no runs of contriever" in _measured(lacking)[2].missing
+    one_seed = tuple(run for run in runs if run.arm != "ilora" or run.learning_rate != 1e-4 or run.seed == 1)
+    assert _measured(one_seed)[1].seeds == 1

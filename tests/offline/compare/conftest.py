@@ -12,10 +12,9 @@ from model_store.store import ModelStore
 from offline.compare import trials
 from offline.compare.arms import ARMS
 from offline.compare.found_versions import FoundVersions
-from offline.compare.null_world import ARMS as NULL_ARMS
 from offline.compare.plan import Plan
 from offline.compare.planner import make_plan
-from offline.compare.results import NULL_WORLDS
+from offline.compare.results import NULL_ASKED, NULL_WORLDS
 from offline.compare.settings import Settings, data_of
 
 WriteRun = Callable[..., Path]
@@ -36,7 +35,7 @@ def settings_of(world: Path, tmp_path: Path) -> SettingsOf:
         folder = tmp_path / report
         folder.mkdir(exist_ok=True)
         # Measured by its own test; here it would take longer than all the rest.
-        (folder / NULL_WORLDS).write_text(json.dumps({"worlds": 100, "claimed": 4, "arms": NULL_ARMS}))
+        (folder / NULL_WORLDS).write_text(json.dumps(NULL_ASKED | {"claimed": 4}))
         return Settings(data, headline, shared, report=folder, **(given | changes))  # type: ignore[arg-type]
 
     return made

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from offline.compare.arms import BY_NAME
-from offline.compare.estimates import Estimates
+from offline.compare.estimates import AROUND, Estimates
 from offline.compare.scores import ScoreMeta, SeedScores
 from offline.compare.settings import Settings
 
@@ -40,6 +40,8 @@ def test_known_costs_go_before_the_budget(settings_of: Callable[..., Settings]) 
     assert estimates.train(BY_NAME["e4srec-id"], "last-10") == 3.0, "another arm of the family"
     assert estimates.train(BY_NAME["contriever"], "last-10") == 2.25, "half of ML-100K's events, half of its minutes"
     assert estimates.train(BY_NAME["llamarec-verbalizer"], "last-10") == 10.0, "nothing is known"
+    shorter = Estimates.of(replace(settings, minutes=0.5), events=45_000)
+    assert shorter.train(BY_NAME["e4srec"], "last-10") == 0.5 + AROUND, "not what it took under a longer budget"
     assert estimates.train(BY_NAME["ease"], "last-10") == BY_NAME["ease"].train_minutes
     assert estimates.score(BY_NAME["e4srec"], "last-10") == pytest.approx(0.5)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from offline.claims.probe import RATES, SEEDS
-from offline.claims.training_ease import CONTRASTS
+from offline.claims.probe import SEEDS
+from offline.claims.training_ease import CONTRASTS, RATES
 from offline.compare import probing
 from offline.compare.found_versions import FoundVersions
 from offline.compare.plan import Plan

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -65,6 +65,20 @@ def test_what_is_saved_is_what_is_read(tmp_path: Path, depth: int) -> None:
     assert read_meta(tmp_path / "none.npz") is None
 
 
+def test_a_killed_write_leaves_nothing_that_looks_like_a_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(out: BinaryIO, **_: object) -> None:
+        out.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        SeedScores(meta(), np.array([1], dtype=np.int32)).save(tmp_path)
+    assert list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("*.npz"))
+
+
 def test_a_measurement_counts_for_the_same_recipe_data_and_budget() -> None:
     def counts(measured: ScoreMeta, fingerprint: str = "f", split: str = "s", minutes: float = 10.0) -> bool:
         return measured.is_of(fingerprint, split_fingerprint=split, minutes=minutes)
@@ -76,6 +90,9 @@ def test_a_measurement_counts_for_the_same_recipe_data_and_budget() -> None:
     assert not counts(meta(), minutes=1.0)
     assert not counts(meta(train_seconds=600.0), minutes=20.0), "it was cut off, and would have gone on"
     assert counts(meta(minutes=None, train_seconds=3.0), minutes=1.0), "closed forms have no budget"
+    fusion = meta(train_seconds=3.0, longest_seconds=600.0)
+    assert counts(fusion)
+    assert not counts(fusion, minutes=20.0), "what it is made of was cut off"
 
 
 def test_seeds_are_gathered_in_the_order_given() -> None:

@@ -5,10 +5,13 @@ import signal
 import time
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from offline.compare import workers
 from offline.compare.plan import Plan, Unit
 from offline.compare.settings import Settings
 from offline.compare.workers import do_all
@@ -19,6 +22,8 @@ def _work(unit: Unit, folder: Path) -> None:
         raise ValueError("this cannot\nbe")
     if unit.arm == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if unit.arm == "late":
+        time.sleep(60)
     (folder / unit.arm).write_text(str(time.monotonic()))
 
 
@@ -76,3 +81,17 @@ def test_nothing_is_begun_after_the_deadline(settings_of: Callable[..., Settings
     failed = do_all(plan, partial(_work, folder=tmp_path), say=print, deadline=time.monotonic() - 1)
     assert failed == {"train late last-10 seed 0": "not begun: the hours are over"}
     assert not (tmp_path / "late").exists()
+
+
+def test_what_takes_too_long_is_stopped_and_said_to_be(
+    settings_of: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "LONGEST_UNIT", 0.0)
+    monkeypatch.setattr(workers, "wait", _wait_briefly)
+    plan = Plan(settings_of(), (), ("last-10",), (_unit("late"),), 0, {})
+    failed = do_all(plan, partial(_work, folder=tmp_path), say=lambda _: None)
+    assert failed == {"train late last-10 seed 0": "stopped after 0 minutes, the most that a unit may take"}
+
+
+def _wait_briefly(connections: list[Any], timeout: float) -> list[Any]:
+    return wait(connections, timeout=min(timeout, 0.1))

@@ -10,9 +10,10 @@ import pytest
 from model_store.bundle import Bundle
 from model_store.errors import UnknownVersion
 from model_store.store import ModelStore
+from offline.datasets import BUILT_IN
 from offline.evaluation import version_scores
 from offline.evaluation.full_ranking import evaluate
-from offline.evaluation.version_scores import queries_of, resolve, scores_of, split_of
+from offline.evaluation.version_scores import data_of, queries_of, resolve, scores_of, split_of
 from offline.pipeline import run
 from offline.run_config import RunConfig, RunRefused
 from offline.workspace import Workspace
@@ -80,6 +81,18 @@ def test_a_run_is_its_newest_version_of_every_seed(
     assert [m.version for m in resolve(made[1], store).versions] == [made[1]]
 
 
+def test_versions_of_another_recipe_than_the_newest_are_no_seeds_of_its_row(
+    write_run: WriteRun, store: ModelStore, workspace: Workspace, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = RunConfig.load(write_run("tiny", "ease", lam="5"))
+    for seed in (0, 1, 2):
+        run(old.with_seed(seed), store=store, workspace=workspace)
+    new = RunConfig.load(write_run("tiny", "ease", lam="7"))
+    made = [run(new.with_seed(seed), store=store, workspace=workspace) for seed in (0, 2)]
+    assert [manifest.version for manifest in resolve("run:tiny", store).versions] == made
+    assert "of another recipe or other data than the newest version: seed 1" in caplog.text
+
+
 def test_what_is_not_there_is_refused(version: str, store: ModelStore) -> None:
     with pytest.raises(RunRefused, match="run:none"):
         resolve("run:none", store)
@@ -100,3 +113,11 @@ def test_a_version_that_says_nothing_of_its_data_is_refused(version: str, store:
     silent = manifest.provenance.model_copy(update={"data": {}})
     with pytest.raises(RunRefused, match=rf"{version}.*data"):
         split_of(manifest.model_copy(update={"provenance": silent}))
+
+
+def test_built_in_data_are_found_by_the_name_that_older_versions_say(version: str, store: ModelStore) -> None:
+    manifest = store.manifest(version)
+    assert manifest.provenance.data["kind"] == "tables"
+    made = {"data": {}, "dataset": "ml-100k", "protocol": "last-10"}
+    older = manifest.model_copy(update={"provenance": manifest.provenance.model_copy(update=made)})
+    assert data_of(older) == (BUILT_IN["ml-100k"], "last-10")

@@ -14,11 +14,10 @@ from offline.claims import Claim
 from offline.compare.arms import ARMS, BY_NAME
 from offline.compare.cold import ColdRow
 from offline.compare.contrasts import judge
-from offline.compare.null_world import ARMS as NULL_ARMS
 from offline.compare.null_world import null_world
 from offline.compare.plan import Plan
 from offline.compare.recommendation import Candidate, Evidence, recommend
-from offline.compare.results import NULL_WORLDS, Provenance, Results
+from offline.compare.results import NULL_ASKED, NULL_WORLDS, Provenance, Results
 from offline.compare.rows import Row, rows_of
 from offline.compare.scores import ArmScores, Costs
 from offline.compare.settings import Settings, data_of
@@ -129,7 +128,7 @@ def _candidate(row: Row) -> Candidate:
 def plan(tmp_path: Path) -> Plan:
     data, headline, shared = data_of("ml-100k")
     settings = Settings(data, headline, shared, seeds=5, minutes=10, trials=8, hours=8, jobs=2, report=tmp_path)
-    (tmp_path / NULL_WORLDS).write_text(json.dumps({"claimed": 4, "arms": NULL_ARMS}))
+    (tmp_path / NULL_WORLDS).write_text(json.dumps(NULL_ASKED | {"claimed": 4}))
     return Plan(settings, ARMS, (headline,), (), 0, {})
 
 
