@@ -10,6 +10,15 @@ from typing import Any, Literal
 Role = Literal["baseline", "family", "variant", "control", "fusion"]
 Where = Literal["warm", "cold", "temporal"]
 SCORER = ""  # the family of a row that is no bundle
+NAMES = {
+    "sasrec": "SASRec",
+    "ease": "EASE",
+    "ilora": "iLoRA",
+    "e4srec": "E4SRec",
+    "contriever": "Contriever-Rec",
+    "llm2vec": "LLM2Vec",
+    "llamarec": "LlamaRec",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +60,9 @@ class Arm:
     def parent_arms(self) -> tuple[str, ...]:
         named = [(value,) if isinstance(value, str) else value for value in self.parents.values()]
         return tuple(dict.fromkeys(name.partition("@")[0] for names in named for name in names))
+
+
+def in_words(name: str) -> str:
+    """An arm's name as people write it: "ilora+ease" is iLoRA + EASE, "ilora-sasrec" iLoRA (sasrec)."""
+    parts = [part.partition("-") for part in name.split("+")]
+    return " + ".join(NAMES.get(head, head) + (f" ({rest})" if rest else "") for head, _, rest in parts)

@@ -9,6 +9,7 @@ from offline.compare.arm import SCORER, Arm, Role, Where
 from offline.run_config import RunRefused
 
 ALL: tuple[Where, ...] = ("warm", "temporal", "cold")
+_IN_TIME: tuple[Where, ...] = ("warm", "temporal")
 _SASREC: dict[str, str | tuple[str, ...]] = {"items_from": "sasrec"}
 _RANDOM: dict[str, Any] = {"lm": {"random_init": True}}
 # Seeds of a row that stands beside a family's own. What a claim's primary contrast reads has all five, for fewer claim
@@ -89,16 +90,17 @@ def _placed(family: str) -> Arm:
     )
 
 
-def _fusion(name: str, variant: str, parts: tuple[str, ...], *, llm: bool) -> Arm:
+def _fusion(name: str, variant: str, parts: tuple[str, ...], *, llm: bool, role: Role = "fusion", **more: Any) -> Arm:
     return Arm(
         name,
         "fused",
         variant,
-        "fusion",
+        role,
         llm=llm,
         parents={"parts": parts},
         beside="sasrec",
         train_minutes=0.5,
+        **more,
     )
 
 
@@ -125,7 +127,7 @@ ARMS: tuple[Arm, ...] = (
         train_minutes=0.5,
         score_minutes=0.3,
     ),
-    _fusion("sasrec+ease", "SASRec and recency-weighted EASE", ("sasrec", PARTNER), llm=False),
+    _fusion("sasrec+ease", "SASRec and recency-weighted EASE", ("sasrec", PARTNER), llm=False, where=_IN_TIME),
     _fusion(
         "sasrec+sasrec+ease",
         "two seeds of SASRec and recency-weighted EASE",
@@ -276,8 +278,37 @@ ARMS: tuple[Arm, ...] = (
         score_minutes=2.0,
         parts=4,
     ),
-    _fusion("e4srec+ease", "E4SRec and recency-weighted EASE", ("e4srec", PARTNER), llm=True),
-    _fusion("ilora+ease", "iLoRA and recency-weighted EASE", ("ilora", PARTNER), llm=True),
+    _fusion(
+        "e4srec+ease",
+        "E4SRec and recency-weighted EASE",
+        ("e4srec", PARTNER),
+        llm=True,
+        twin="e4srec-random+ease",
+        where=_IN_TIME,
+    ),
+    _fusion(
+        "e4srec-random+ease",
+        "as E4SRec + EASE, random weights",
+        ("e4srec-random", PARTNER),
+        llm=True,
+        role="control",
+    ),
+    _fusion(
+        "ilora+ease",
+        "iLoRA and recency-weighted EASE",
+        ("ilora", PARTNER),
+        llm=True,
+        twin="ilora-random+ease",
+        where=_IN_TIME,
+    ),
+    _fusion(
+        "ilora-random+ease",
+        "as iLoRA + EASE, random weights",
+        ("ilora-random", PARTNER),
+        llm=True,
+        role="control",
+        seeds=_FEWER,
+    ),
     _fusion(
         "sasrec+contriever+ease",
         "SASRec, Contriever and recency-weighted EASE",

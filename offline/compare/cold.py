@@ -13,7 +13,7 @@ from offline.compare.scores import gains
 from offline.evaluation.bootstrap import Contrast, compare
 from offline.evaluation.metrics import Floats
 
-NEAREST_TEXTS = ("tfidf-knn", "frozen-lm-knn")
+NEAREST = "tfidf-knn"
 REGRESSION = "-regression"
 
 
@@ -87,8 +87,7 @@ def cold_rows_of(measured: Measured, *, draws: int) -> list[ColdRow]:
     recall = {name: events.among(name, "hr@10") for name in events.arms}
     nothing = {"nothing": np.zeros((1, len(events.users)))}
     alone = events.contrasts(recall | nothing, [(name, "nothing") for name in recall])
-    nearest = NEAREST_TEXTS[0]
-    others = [(name, nearest) for name in recall if name != nearest] if nearest in recall else []
+    others = [(name, NEAREST) for name in recall if name != NEAREST] if NEAREST in recall else []
     against = {c.family: (c.difference, c.difference_low, c.difference_high) for c in events.contrasts(recall, others)}
     return [
         ColdRow(

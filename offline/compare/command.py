@@ -17,9 +17,10 @@ from offline.compare.plan_text import plan_text
 from offline.compare.planner import make_plan
 from offline.compare.results import Results, results_of
 from offline.compare.settings import Settings
+from offline.compare.timing import time_rows
 from offline.compare.units import carry_out
 from offline.compare.workers import do_all
-from offline.evaluation.looks_at_test import looks_at_test, record_look
+from offline.evaluation.looks_at_test import Look, looks_at_test
 from offline.report.files import write_report
 from offline.report.wording import plural, score, span
 from offline.run_config import RunRefused
@@ -56,13 +57,15 @@ def compare(
         say(f"written: {write_report(results, plan, settings.report)}")
         return {}
     plan.check()
+    looks = any(unit.kind in ("score", "order") for unit in plan.units)
+    what = f"{settings.dataset}, {settings.headline}, test"
+    look = Look.begun(what, command, file=record) if looks else None
     work = partial(carry_out, settings=settings, store=store, workspace=workspace)
     failures = do_all(plan, work, say=say, deadline=time.monotonic() + 3600 * settings.hours)
-    looked = [unit for unit in plan.units if unit.kind in ("score", "order") and unit.name not in failures]
+    time_rows(plan, _found(settings, store), say=say)
     results = _results(plan, store, failures=failures, command=command, record=record)
-    if looked:
-        record_look(_short(results), command, file=record)
-        results = _results(plan, store, failures=failures, command=command, record=record)
+    if look is not None:
+        look.ended(_short(results))
     say(f"written: {write_report(results, plan, settings.report)}")
     for name, reason in failures.items():
         say(f"not done: {name}: {reason}")

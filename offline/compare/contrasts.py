@@ -14,6 +14,10 @@ from offline.evaluation.resampling import DRAWS
 
 ALWAYS_AGAINST = ("sasrec", "ease-recency")
 FUSION_WITHOUT_LLM = "sasrec+ease"
+# What the owner runs: a language model that reads SASRec's vectors and answers in SASRec's space. And as many models as
+# fusions with a language model hold. Shown, not claimed about.
+OWNERS = "ilora-sasrec"
+SHOWN_AGAINST = (OWNERS, "sasrec+sasrec+ease")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,9 @@ def _pairs(scores: Mapping[str, ArmScores]) -> dict[tuple[str, str], bool]:
         pairs |= {(name, base): chosen_between for base in bases if base is not None and base != name}
         if arm.role == "fusion" and arm.llm and FUSION_WITHOUT_LLM in scores:
             pairs.setdefault((name, FUSION_WITHOUT_LLM), False)
+        for base in SHOWN_AGAINST:
+            if base in scores and base != name:
+                pairs.setdefault((name, base), False)
         if arm.twin in scores and arm.twin is not None:
             pairs[name, arm.twin] = True
     return pairs

@@ -17,6 +17,7 @@ from offline.compare.arms import BY_NAME
 from offline.compare.scores import read_meta
 from offline.compare.settings import Settings
 from offline.compare.starting_values import typical_minutes
+from offline.compare.timing import TimedRows
 
 Minutes = dict[tuple[str, str], float]
 K = TypeVar("K")
@@ -95,11 +96,18 @@ def _means(found: Mapping[K, list[float]]) -> dict[K, float]:
 
 def _ranked(report: Path) -> dict[str, float]:
     """As long as requests took, one by one."""
+    events: dict[str, int] = {}
     found: dict[str, list[float]] = defaultdict(list)
     for file in sorted((report / "scores").glob("*.npz")):
         meta = read_meta(file)
-        if meta is not None and meta.costs is not None:
-            found[meta.arm].append(meta.events * meta.costs.request_ms_p50 / 60_000)
+        if meta is not None:
+            events[meta.arm] = meta.events
+            if meta.costs is not None:
+                found[meta.arm].append(meta.events * meta.costs.request_ms_p50 / 60_000)
+    for machine in TimedRows.read(report).machines.values():
+        for arm, row in machine.rows.items():
+            if arm in events:
+                found[arm].append(events[arm] * row.costs.request_ms_p50 / 60_000)
     return _means(found)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,7 +11,8 @@ from offline.compare.arm import Arm
 from offline.compare.found_versions import FoundVersions, seeds_of
 from offline.compare.plan import Plan
 from offline.compare.recipes import fingerprint
-from offline.compare.scores import ArmScores, SeedScores, gather, read_meta, score_file
+from offline.compare.scores import ArmScores, Costs, SeedScores, gather, read_meta, score_file
+from offline.compare.timing import TimedRows, fingerprints_of
 from offline.splits.protocols import Protocol
 from offline.splits.sequences import Split
 
@@ -19,12 +20,16 @@ from offline.splits.sequences import Split
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
     """warm: arm -> scores under the headline protocol. temporal: the same under `temporal`. cold: draw -> arm ->
-    scores. splits: the data that they were measured on."""
+    scores. splits: the data that they were measured on. costs: arm -> what a request costs, those of `timed_on` timed
+    in one pass there; the others' are of the score files, of whatever machine that was."""
 
     warm: dict[str, ArmScores]
     temporal: dict[str, ArmScores]
     cold: dict[str, dict[str, ArmScores]]
     splits: Mapping[str, Split]
+    costs: Mapping[str, Costs] = field(default_factory=dict)
+    timed_on: str = ""
+    timed: frozenset[str] = frozenset()
 
     @property
     def everything(self) -> list[ArmScores]:
@@ -43,7 +48,11 @@ def read_measured(plan: Plan, found: FoundVersions) -> Measured:
             if files
         }
     headline = plan.settings.headline
+    timed_on, timed = TimedRows.read(plan.settings.report).comparable(fingerprints_of(plan, found))
     return Measured(
+        costs=_scored_costs(by_protocol[headline]) | dict(timed),
+        timed_on=timed_on,
+        timed=frozenset(timed),
         warm=by_protocol[headline],
         temporal=by_protocol.get("temporal", {}),
         cold={protocol: by_protocol[protocol] for protocol in plan.protocols if protocol.startswith("cold-items")},
@@ -64,6 +73,19 @@ def _read(arm: Arm, protocol: Protocol, plan: Plan, found: FoundVersions) -> lis
         if meta.is_of(identity, split_fingerprint=split_fingerprint, minutes=settings.minutes):
             files.append(SeedScores.read(file))
     return files
+
+
+def _scored_costs(warm: Mapping[str, ArmScores]) -> dict[str, Costs]:
+    """Means over seeds, of files that were written when costs were measured with the scores."""
+    found = {name: [meta.costs for meta in scores.metas if meta.costs is not None] for name, scores in warm.items()}
+    return {name: _mean(costs) for name, costs in found.items() if costs}
+
+
+def _mean(costs: list[Costs]) -> Costs:
+    """A figure that one of them lacks, all lack."""
+    columns = {name: [getattr(cost, name) for cost in costs] for name in Costs.model_fields}
+    means = {name: round(float(np.mean(c)), 3) for name, c in columns.items() if None not in c}
+    return Costs.model_validate({name: int(v) if name.endswith("_bytes") else v for name, v in means.items()})
 
 
 def share_of_new_items(data: Split) -> float:

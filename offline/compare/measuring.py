@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import nn
 
 from model_store.bundle import Bundle
 from model_store.encoders.history import HistoryBatch
@@ -32,7 +33,8 @@ def costs_of(bundle: Bundle, queries: Queries) -> Costs:
     finally:
         torch.set_num_threads(threads)
     files = {name: record.bytes for name, record in bundle.manifest.files.items()}
-    state = bundle.encoder.state_dict().values()
+    modules = [bundle.encoder, *([bundle.ranker] if isinstance(bundle.ranker, nn.Module) else [])]
+    state = [tensor for module in modules for tensor in module.state_dict().values()]
     return Costs(
         encode_ms_p50=encode[0],
         encode_ms_p99=encode[1],

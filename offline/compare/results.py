@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from offline.claims import Claim
+from offline.claims.claim import LEAST_SLOW_SEEDS
 from offline.compare.arms import BY_NAME
 from offline.compare.cold import ColdRow, beats_nearest_texts, cold_rows_of
 from offline.compare.contrasts import Judged, adjusted_with, best_without_llm, judge, p_of_claims, p_of_contrasts
@@ -20,7 +21,7 @@ from offline.compare.null_world import NULL_DRAWS, claims_in_null_worlds
 from offline.compare.plan import Plan
 from offline.compare.recommendation import Candidate, Evidence, Recommendation, recommend
 from offline.compare.rows import Row, rows_of
-from offline.compare.scores import ArmScores
+from offline.compare.scores import ArmScores, Costs
 from offline.compare.targets import Reached, Target, targets_of
 from offline.compare.temporal_buckets import Bucket, buckets_of
 from offline.compare.thirteen import claims_of
@@ -35,7 +36,8 @@ TRAINING_STEP = "training-step.json"  # written by `make bench`, with --page
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """How the page was made. measured: of the first and the last score file, UTC. looks: how often test events of this
-    data set have been looked at, as the record counts them."""
+    data set have been looked at, as the record counts them. timed_on: the processor on which the rows `timed` were
+    timed in one pass; what others cost cannot be compared with it."""
 
     command: str
     dataset: str
@@ -47,6 +49,8 @@ class Provenance:
     seeds: int
     measured: tuple[str, str]
     looks: int
+    timed_on: str = ""
+    timed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,11 @@ def results_of(
     """Nothing is trained here, and nothing measured but null worlds, once. A second call with the same files gives the
     same results."""
     measured = read_measured(plan, found)
-    rows = [row for scores in measured.everything for row in rows_of(scores, draws=draws)]
+    rows = [
+        row
+        for scores in measured.everything
+        for row in rows_of(scores, draws=draws, costs=measured.costs.get(scores.arm))
+    ]
     seen_removed = measured.splits[plan.settings.headline].dataset.exclude_seen
     warm = {r.arm: r for r in rows if (r.protocol, r.seen_removed) == (plan.settings.headline, seen_removed)}
     judged = judge(measured.warm, draws=draws)
@@ -99,7 +107,9 @@ def results_of(
         training_step=_training_step(plan.settings.report),
     )
     return Results(
-        recommendation=recommend(_evidence(warm, judged, cold, measured=measured, new_items=new_items)),
+        recommendation=recommend(
+            _evidence(warm, judged, cold, measured=measured, new_items=new_items, seeds=plan.settings.seeds)
+        ),
         rows=rows,
         contrasts=judged,
         claims=claims,
@@ -107,7 +117,11 @@ def results_of(
         cold=cold,
         buckets=buckets_of(measured),
         new_items=new_items,
-        curves={name: _curve(scores) for name, scores in measured.warm.items() if scores.metas[0].curve},
+        curves={
+            name: _curve(scores, measured.costs.get(name))
+            for name, scores in measured.warm.items()
+            if scores.metas[0].curve
+        },
         neighbours={name: s.metas[0].neighbours for name, s in measured.warm.items() if s.metas[0].neighbours},
         tuned={family: dict(changes) for family, changes in found.tuned.items()} if plan.settings.trials > 1 else {},
         missing=plan.unavailable | failures,
@@ -129,33 +143,49 @@ def _provenance(plan: Plan, measured: Measured, *, command: str, looks: int) -> 
         seeds=settings.seeds,
         measured=(times[0], times[-1]) if times else ("", ""),
         looks=looks,
+        timed_on=measured.timed_on,
+        timed=tuple(sorted(measured.timed)),
     )
 
 
 def _evidence(
-    warm: dict[str, Row], judged: list[Judged], cold: list[ColdRow], *, measured: Measured, new_items: float | None
+    warm: dict[str, Row],
+    judged: list[Judged],
+    cold: list[ColdRow],
+    *,
+    measured: Measured,
+    new_items: float | None,
+    seeds: int,
 ) -> Evidence:
     """Controls prove something; nobody deploys them. A row that equals another by construction adds nothing to it."""
     best = best_without_llm(measured.warm)
+
+    def enough(row: Row) -> bool:
+        """A single run of something that is drawn is no row to deploy by, where others have several."""
+        return not BY_NAME[row.arm].drawn or row.seeds >= min(LEAST_SLOW_SEEDS, seeds)
+
     candidates = [
         Candidate(
             row.arm, row.llm, row.ndcg10, row.low, row.costs.get("request_cpu_ms"), beats_nearest_texts(row.arm, cold)
         )
         for row in warm.values()
-        if BY_NAME[row.arm].is_bundle and row.role != "control" and row.same_as is None
+        if BY_NAME[row.arm].is_bundle and row.role != "control" and row.same_as is None and enough(row)
     ]
     serves = {name for name, row in warm.items() if row.llm and row.role != "control" and row.same_as is None}
     above = [j for j in judged if j.contrast.base == best and j.contrast.difference_low > 0]
     winners = [j.contrast.family for j in above if j.claimed and j.contrast.family in serves]
     promising = [j.contrast.family for j in above if j.primary and not j.claimed and j.contrast.family in serves]
-    return Evidence(tuple(candidates), new_items, tuple(winners), best, tuple(promising))
+    beat_twins = {j.contrast.family for j in judged if j.claimed and BY_NAME[j.contrast.family].twin == j.contrast.base}
+    compared = {j.contrast.family for j in judged if BY_NAME[j.contrast.family].twin == j.contrast.base}
+    random = tuple(name for name in winners if name in compared - beat_twins)
+    return Evidence(tuple(candidates), new_items, tuple(winners), best, tuple(promising), random)
 
 
-def _curve(scores: ArmScores) -> list[dict[str, float]]:
+def _curve(scores: ArmScores, costs: Costs | None) -> list[dict[str, float]]:
     """Of the first seed. What a training does not count itself, tokens, is its items times the encoder's tokens for
     one."""
     meta = scores.metas[0]
-    per_item = meta.costs.tokens_per_item if meta.costs is not None else None
+    per_item = None if costs is None else costs.tokens_per_item
     points = []
     for point in meta.curve:
         read = point.get("items_read", point.get("targets", 0.0))

@@ -18,8 +18,9 @@ CHOICES = ("beta", "w", "weight", "weights", "lam", "tau")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """low, high: 95 % interval of NDCG@10. metrics: HR, NDCG and MRR at several depths. costs: means over seeds.
-    choices: what each seed chose on validation. same_as: the arm it equals by construction (its weight is 0), or None.
+    """low, high: 95 % interval of NDCG@10. metrics: HR, NDCG and MRR at several depths. costs: fields of `Costs`.
+    versions: of its seeds, in their order. choices: what each seed chose on validation. same_as: the arm it equals by
+    construction (its weight is 0), or None.
     """
 
     arm: str
@@ -40,21 +41,22 @@ class Row:
     train_minutes: float | None = None
     minutes: float | None = None
     costs: dict[str, float] = field(default_factory=dict)
+    versions: list[str] = field(default_factory=list)
     choices: list[dict[str, Any]] = field(default_factory=list)
     lists: dict[str, float] = field(default_factory=dict)
     same_as: str | None = None
 
 
-def rows_of(scores: ArmScores, *, draws: int) -> list[Row]:
+def rows_of(scores: ArmScores, *, draws: int, costs: Costs | None = None) -> list[Row]:
     """As the data set asks, and once more with seen items left in the lists where that was measured."""
     first = scores.metas[0]
-    rows = [_row(scores, scores.ranks_SE, seen_removed=first.seen_removed, draws=draws)]
+    rows = [_row(scores, scores.ranks_SE, seen_removed=first.seen_removed, draws=draws, costs=costs)]
     if scores.kept_SE is not None:
-        rows.append(_row(scores, scores.kept_SE, seen_removed=False, draws=draws))
+        rows.append(_row(scores, scores.kept_SE, seen_removed=False, draws=draws, costs=costs))
     return rows
 
 
-def _row(scores: ArmScores, ranks_SE: Any, *, seen_removed: bool, draws: int) -> Row:
+def _row(scores: ArmScores, ranks_SE: Any, *, seen_removed: bool, draws: int, costs: Costs | None) -> Row:
     arm, metas = BY_NAME[scores.arm], scores.metas
     depth = metas[0].depth
     cuts = [cut for cut in (1, 5, 10, 20) if cut <= depth]
@@ -83,7 +85,8 @@ def _row(scores: ArmScores, ranks_SE: Any, *, seen_removed: bool, draws: int) ->
         metrics=metrics,
         train_minutes=float(np.mean(trained)) / 60 if trained else None,
         minutes=metas[0].minutes,
-        costs=_mean_costs([meta.costs for meta in metas if meta.costs is not None]),
+        costs={} if costs is None else costs.model_dump(exclude_none=True),
+        versions=[meta.version for meta in metas if meta.version is not None],
         choices=[{key: meta.log[key] for key in CHOICES if key in meta.log} for meta in metas],
         lists={name: float(np.mean([meta.lists[name] for meta in metas])) for name in metas[0].lists},
         same_as=same_as(scores),
@@ -111,13 +114,6 @@ def _speaking(parts: tuple[str, ...], weights: Any) -> list[str]:
     if not isinstance(weights, list | tuple) or len(weights) != len(parts):
         return list(parts)
     return [part for part, weight in zip(parts, weights, strict=True) if weight != 0]
-
-
-def _mean_costs(costs: list[Costs]) -> dict[str, float]:
-    if not costs:
-        return {}
-    fields = [name for name in Costs.model_fields if all(getattr(cost, name) is not None for cost in costs)]
-    return {name: round(float(np.mean([getattr(cost, name) for cost in costs])), 3) for name in fields}
 
 
 def mean_of(values_SE: Floats, weights_E: Floats | None) -> float:

@@ -71,7 +71,7 @@ class ScoreMeta(BaseModel):
     parents: dict[str, str] = {}
     log: dict[str, Any] = {}
     curve: list[dict[str, Any]] = []
-    costs: Costs | None = None
+    costs: Costs | None = None  # of files of before they were timed in one pass (timing.py)
     lists: dict[str, float] = {}
     neighbours: dict[str, list[str]] = {}
 

@@ -34,7 +34,7 @@ def claims_of(measured: Measured, found: FoundVersions, *, others: Sequence[floa
         twins=_twins(warm, data),
         order=read_order(warm, found),
         probe=read_probe(found),
-        cpu_ms=_cpu_ms(measured.warm),
+        cpu_ms=_cpu_ms(measured),
         reranking=_reranking(measured.warm),
         minutes={name: float(np.mean(m)) for name, scores in measured.warm.items() if (m := _minutes(scores))},
     )
@@ -55,11 +55,10 @@ def _twins(warm: dict[str, ArmScores], data: Split) -> TwinWins | None:
     return TwinWins(twin_events(data.dataset, data.test), wins) if wins else None
 
 
-def _cpu_ms(warm: dict[str, ArmScores]) -> dict[str, float]:
+def _cpu_ms(measured: Measured) -> dict[str, float]:
     """Of what could be served: a control is nobody's alternative."""
-    served = {name: s for name, s in warm.items() if BY_NAME[name].role != "control"}
-    costs = {name: [m.costs.request_cpu_ms for m in s.metas if m.costs is not None] for name, s in served.items()}
-    return {name: float(np.mean(found)) for name, found in costs.items() if found}
+    served = {name for name in measured.warm if BY_NAME[name].role != "control"}
+    return {name: costs.request_cpu_ms for name, costs in measured.costs.items() if name in served}
 
 
 def _minutes(scores: ArmScores) -> list[float]:

@@ -17,7 +17,7 @@ from offline.compare import trials
 from offline.compare.arm import Arm
 from offline.compare.arms import BY_NAME
 from offline.compare.found_versions import FoundVersions
-from offline.compare.measuring import costs_of, neighbours_of
+from offline.compare.measuring import neighbours_of
 from offline.compare.ordering import measure_order
 from offline.compare.parts import joined, part_file, rank_part
 from offline.compare.plan import Unit
@@ -28,7 +28,6 @@ from offline.compare.scores import ScoreMeta, SeedScores, read_meta, score_file
 from offline.compare.settings import Settings
 from offline.evaluation.beyond_accuracy import list_figures
 from offline.run_config import RunRefused
-from offline.splits.sequences import Split
 from offline.tuning import run_trial
 from offline.workspace import Workspace
 
@@ -88,7 +87,7 @@ def _score(unit: Unit, arm: Arm, found: FoundVersions, workspace: Workspace) -> 
         longest = _longest_training(bundle.manifest.provenance, found.store)
         parts = _part_files(unit, arm, found)
         ranked = of_bundle(bundle, data) if arm.parts == 1 else of_parts(joined(parts, data))
-        details = _details(bundle, data, workspace, with_neighbours=unit.seed == 0)
+        details = _details(bundle, workspace, with_neighbours=unit.seed == 0)
         if arm.name in TWINS and unit.protocol == settings.headline:
             wins_P = twin_wins(bundle, data.test, twin_events(data.dataset, data.test))
     else:
@@ -143,7 +142,7 @@ def _longest_training(made: Provenance, store: ModelStore) -> float | None:
     return max([*own, *(seconds for seconds in behind if seconds is not None)], default=None)
 
 
-def _details(bundle: Bundle, data: Split, workspace: Workspace, *, with_neighbours: bool) -> dict[str, Any]:
+def _details(bundle: Bundle, workspace: Workspace, *, with_neighbours: bool) -> dict[str, Any]:
     """What the score file says of a bundle beside its ranks."""
     log = workspace.training_log(bundle.version)
     curve = log.pop("curve", [])
@@ -153,6 +152,5 @@ def _details(bundle: Bundle, data: Split, workspace: Workspace, *, with_neighbou
         "parents": bundle.manifest.provenance.parents,
         "log": log,
         "curve": curve if isinstance(curve, list) else [],
-        "costs": costs_of(bundle, data.dataset.validation),
         "neighbours": neighbours_of(bundle) if with_neighbours else {},
     }

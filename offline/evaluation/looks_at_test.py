@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,9 +20,33 @@ def record_final(table: Table, command: str, *, file: Path = EXPERIMENTS) -> Non
 
 def record_look(text: str, command: str, *, file: Path = EXPERIMENTS) -> None:
     """text begins with the data set's name and a comma."""
-    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M}"
     with file.open("a") as out:
-        out.write(f"\n{LOOK}, {now} UTC\n\n`{command}`\n\n{text}\n")
+        out.write(f"{_head(command)}{text}\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One that is counted before it is taken: whoever is killed while looking has looked."""
+
+    entry: str
+    file: Path
+
+    @classmethod
+    def begun(cls, what: str, command: str, *, file: Path = EXPERIMENTS) -> Look:
+        """what: begins with the data set's name and a comma."""
+        entry = f"{_head(command)}{what}; begun, and cut off before its rows were written\n"
+        with file.open("a") as out:
+            out.write(entry)
+        return cls(entry, file)
+
+    def ended(self, text: str) -> None:
+        """text: takes the place of what was said when it began."""
+        head = self.entry.rpartition("\n\n")[0]
+        self.file.write_text(self.file.read_text().replace(self.entry, f"{head}\n\n{text}\n"))
+
+
+def _head(command: str) -> str:
+    return f"\n{LOOK}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC\n\n`{command}`\n\n"
 
 
 def looks_at_test(dataset: str, *, file: Path = EXPERIMENTS) -> int:

@@ -44,12 +44,15 @@ class Whisker:
 
 @dataclass(frozen=True, slots=True)
 class Whiskers:
-    """One row per item over one axis. line: a value to compare with. percent: whether the axis is in percent."""
+    """One row per item over one axis. line: a value to compare with. percent: whether the axis is in percent. alone: no
+    table beside it says the same in figures.
+    """
 
     rows: tuple[Whisker, ...]
     axis: str
     line: float | None = None
     percent: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,25 @@ class Drawings:
     legend: tuple[tuple[str, str], ...] = ()  # (name, CSS class)
 
 
-Block = Text | Bullets | Table | Whiskers | Drawings
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """To type into a shell, a line each."""
+
+    lines: tuple[str, ...]
+
+
+Plain = Text | Bullets | Table | Whiskers | Drawings | Commands
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What most readers pass over: opened by who wants it."""
+
+    summary: str
+    blocks: tuple[Plain, ...]
+
+
+Block = Plain | Folded
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,9 @@ def _beside(claim: Claim) -> list[Block]:
     drawn: list[Block] = []
     for unit, rows in groupby(known, key=lambda row: str(row["unit"])):
         whiskers = [_whisker(row, unit=unit) for row in rows]
-        drawn.append(Whiskers(tuple(whiskers), unit, line=0.0 if any(w.low < 0 for w in whiskers) else None))
+        drawn.append(
+            Whiskers(tuple(whiskers), unit, line=0.0 if any(w.low < 0 for w in whiskers) else None, alone=True)
+        )
     return drawn
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from offline.compare.arms import BY_NAME
 from offline.compare.results import Results
 from offline.compare.rows import Row
@@ -76,6 +78,7 @@ def training(results: Results) -> Section:
 
 def table(results: Results) -> Section:
     rows = [row for row in results.warm if row.costs]
+    trained = {row.arm: row.train_minutes for row in results.warm}
     if not rows:
         return Section("costs", "What each needs", [Text("Not measured.")])
     return Section(
@@ -84,10 +87,8 @@ def table(results: Results) -> Section:
         [
             Text(
                 "Of the files that ship, one thread, one history after the other, without caches. Encode: from a "
-                "history to "
-                "a vector. Request: encode, search and, where there is a ranker, rank. Measured beside other work "
-                "on the "
-                "same machine: CPU time tells more than the percentiles."
+                "history to a vector. Request: encode, search and, where there is a ranker, rank. Training: of one "
+                f"run, and of all that it starts from. {_timed(results, rows)}"
             ),
             Table(
                 (
@@ -102,10 +103,12 @@ def table(results: Results) -> Section:
                     "bundle MB",
                     "memory MB",
                     "training min",
+                    "with parents",
                 ),
                 tuple(
                     (
-                        row.arm,
+                        row.arm
+                        + ("" if row.arm in results.provenance.timed else "*" if results.provenance.timed else ""),
                         *(
                             milliseconds(row.costs.get(f"{what}_{figure}"))
                             for what in ("encode", "request")
@@ -113,9 +116,33 @@ def table(results: Results) -> Section:
                         ),
                         *(megabytes(row.costs.get(f"{what}_bytes")) for what in ("index", "bundle", "memory")),
                         minutes(row.train_minutes),
+                        minutes(_with_parents(row.arm, trained)),
                     )
                     for row in rows
                 ),
             ),
         ],
     )
+
+
+def _timed(results: Results, rows: list[Row]) -> str:
+    p = results.provenance
+    if not p.timed:
+        return "Measured beside other work, on whatever machine there was: rows can be compared by magnitude alone."
+    left = (
+        " Rows with * were timed elsewhere and can be compared by magnitude alone."
+        if {r.arm for r in rows} - set(p.timed)
+        else ""
+    )
+    return f"Timed one after the other on {p.timed_on}.{left}"
+
+
+def _with_parents(arm: str, trained: Mapping[str, float | None]) -> float | None:
+    """Minutes of one run and of everything that it starts from, each once; None where one is not known."""
+    needed, waiting = {arm}, [arm]
+    while waiting:
+        parents = set(BY_NAME[waiting.pop()].parent_arms()) - needed
+        needed |= parents
+        waiting += parents
+    known = [trained.get(name) for name in needed]
+    return None if None in known else sum(each for each in known if each is not None)

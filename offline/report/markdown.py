@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offline.report.blocks import Block, Bullets, Drawings, Table, Text, Whiskers
+from offline.report.blocks import Block, Bullets, Commands, Drawings, Folded, Table, Text, Whisker, Whiskers
 from offline.report.page import Page
 
 
@@ -22,10 +22,23 @@ def _block(block: Block) -> str:
             return _list(items)
         case Table():
             return _table(block)
+        case Whiskers(rows, alone=True):
+            # Elsewhere the table beside it has the figures.
+            return _list([f"{row.name}: {row.figure} ({_ends(row)})" for row in rows])
         case Whiskers():
-            return ""  # the table beside it has the figures
+            return ""
+        case Commands(lines):
+            return "\n".join(["```sh", *lines, "```"])
+        case Folded(summary, blocks):
+            return "\n\n".join([f"{summary}:", *(text for each in blocks if (text := _block(each)))])
         case Drawings(drawings):
             return _list([drawing.text for drawing in drawings])
+
+
+def _ends(row: Whisker) -> str:
+    if row.figure.endswith("%"):
+        return f"{row.low:+.1%} to {row.high:+.1%}"
+    return f"{row.low:.4f} to {row.high:.4f}"
 
 
 def _list(items: list[str] | tuple[str, ...]) -> str:

@@ -35,7 +35,9 @@ def cold(results: Results) -> Section:
                 f"One item in ten was taken out of everything that is fitted, {plural(rows[0].draws, 'time')}; "
                 f"asked is "
                 "whether its text, or what a family makes of it, finds it. First among the new items alone, then, in "
-                "the last two columns, in the whole catalogue. Intervals over users and items."
+                "the last two columns, in the whole catalogue. Intervals over users and items, of one training per "
+                "draw. Rows that know nothing of new items give all of them one score, and ties go to the lower row: "
+                "what they find is the order of the catalogue."
             ),
             Whiskers(
                 tuple(

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 
 from offline.compare.results import Results
-from offline.report import claims, costs, differences, other_protocols, quality, record
+from offline.report import claims, costs, deciding, differences, other_protocols, quality, record
 from offline.report.blocks import Section
 from offline.report.summary import Tile, tiles
 from offline.report.whiskers import axis_of, axis_svg, row_svg
@@ -33,11 +33,14 @@ def page_of(results: Results) -> Page:
     events = f", {rows[0].events:,} test events of {rows[0].users:,} users" if rows else ""
     return Page(
         title=f"Which recommender for {p.dataset}?",
-        above=f"Which recommender for {p.dataset}? {len(rows)} compared with equal budgets{events}",
+        above=f"Which recommender for {p.dataset}? {len(rows)} rows, at most {p.minutes:g} minutes of training "
+        f"each{events}",
         headline=results.recommendation.headline,
         reasons=results.recommendation.reasons,
         tiles=tiles(results),
         sections=[
+            deciding.today(results),
+            deciding.serve(results),
             quality.warm(results),
             differences.contrasts(results),
             costs.against_latency(results),

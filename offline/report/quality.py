@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from offline.compare.results import Results
 from offline.compare.rows import Row
-from offline.report.blocks import Block, Section, Table, Text, Whisker, Whiskers
+from offline.report.blocks import Block, Folded, Section, Table, Text, Whisker, Whiskers
 from offline.report.wording import kind_of, score, span
 
 
@@ -68,7 +68,6 @@ def _seen_left_in(results: Results) -> list[Block]:
     cells = tuple(
         (row.arm, str(row.seeds), score(row.ndcg10), span(row.low, row.high), score(row.hr10)) for row in kept
     )
-    return [
-        Text("The same with items left in that a user has chosen before; other papers report this, and it is lower."),
-        Table(("row", "seeds", "NDCG@10", "95 % interval", "HR@10"), cells),
-    ]
+    table = Table(("row", "seeds", "NDCG@10", "95 % interval", "HR@10"), cells)
+    why = "The same with items left in that a user has chosen before; other papers report this, and it is lower"
+    return [Folded(why, (table,))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from offline.compare.arms import BY_NAME
 from offline.compare.results import Results
-from offline.report.blocks import Bullets, Section, Table, Text
+from offline.report.blocks import Bullets, Folded, Section, Table, Text
 from offline.report.wording import MISSING, plural
 
 # Residual rows answer in the very matrix of what they stand beside: one space, shown once.
@@ -34,12 +34,13 @@ def neighbours(results: Results) -> Section:
     rows = tuple(
         (title, arm, "; ".join(found[title])) for title in titles for arm, found in spaces.items() if title in found
     )
+    table = Table(("item", "space", "nearest"), rows, words=frozenset({0, 1, 2}))
     return Section(
         "neighbours",
         "What each space means",
         [
             Text("The nearest items by angle to a popular, a less popular and a rare one, of the first seed."),
-            Table(("item", "space", "nearest"), rows, words=frozenset({0, 1, 2})),
+            Folded(f"{plural(len(titles), 'title')} in {plural(len(spaces), 'space')}", (table,)),
         ],
     )
 
@@ -49,6 +50,20 @@ def missing(results: Results) -> Section:
         return Section("missing", "What was not measured", [Text("Everything that was asked for was measured.")])
     rows = tuple(results.missing.items())
     return Section("missing", "What was not measured", [Table(("what", "why"), rows, words=frozenset({0, 1}))])
+
+
+def _budgets(results: Results) -> str:
+    p = results.provenance
+    trials = (
+        "no trials: every family starts from the values that are written down with it"
+        if p.trials == 1
+        else f"{p.trials} trials of at most 2 minutes for SASRec and every family that is trained (LlamaRec has none)"
+    )
+    return (
+        f"Budgets: at most {p.minutes:g} minutes of training per run; a training that validation no longer improves "
+        f"ends before. {trials[0].upper()}{trials[1:]}. EASE searches its whole grid on validation, in "
+        f"seconds. {plural(p.seeds, 'seed')} at most."
+    )
 
 
 def making(results: Results) -> Section:
@@ -68,13 +83,12 @@ def making(results: Results) -> Section:
                     f"Data: {p.dataset}, fingerprint {p.dataset_fingerprint[:12]}; protocol {p.headline}, test "
                     f"events, {seen}, "
                     "full ranking through the bundles that ship.",
-                    f"Budgets: {p.minutes:g} minutes of training per run for every family, "
-                    f"{plural(p.trials, 'trial')} per "
-                    f"family at 2 minutes each, chosen on validation; {plural(p.seeds, 'seed')} at most.",
+                    _budgets(results),
                     *((f"Chosen by the trials: {tuned}.",) if tuned else ()),
                     "Intervals: 95 %, 10,000 draws of users (with all their events) and of seeds, whose deviations are "
                     "stretched by sqrt(n / (n - 1)); new items: users and items. Equal scores: the lower item row "
                     "first. A user's events of equal time: in the order of the data's file.",
+                    *((f"Timed on {p.timed_on}, {plural(len(p.timed), 'row')} in one pass.",) if p.timed_on else ()),
                     f"Measured {p.measured[0]} to {p.measured[1]} UTC. Looks at test events of {p.dataset} on "
                     f"record: {p.looks}.",
                 )

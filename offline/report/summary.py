@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from offline.compare.contrasts import Judged
+from offline.compare.arm import in_words
+from offline.compare.contrasts import OWNERS, Judged
 from offline.compare.results import Results
 from offline.compare.rows import Row
-from offline.report.wording import milliseconds, percent_span, score, span
+from offline.report.wording import milliseconds, percent_span, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,23 +19,30 @@ class Tile:
 
 
 def tiles(results: Results) -> list[Tile]:
-    """The row to deploy, the best with and without a language model, and what is between the two."""
+    """The row to deploy, the best with a language model, what is between the two, and what changes against today."""
     rows = {row.arm: row for row in results.warm}
     chosen = rows.get(results.recommendation.choice or "")
-    plain = _best(results, llm=False)
-    llm = _best(results, llm=True)
-    found = []
-    if chosen is not None:
-        cost = f", {milliseconds(chosen.costs.get('request_cpu_ms'))} ms of CPU per request" if chosen.costs else ""
-        found.append(Tile("Deploy", chosen.arm, f"{chosen.variant}{cost}"))
-    found += [
-        Tile(name, row.arm, f"NDCG@10 {score(row.ndcg10)} ({span(row.low, row.high)})")
-        for name, row in (("Best without a language model", plain), ("Best with a language model", llm))
-        if row is not None
-    ]
-    if plain is not None and llm is not None:
+    if chosen is None:
+        return []
+    cost = f", {milliseconds(chosen.costs.get('request_cpu_ms'))} ms of CPU per request" if chosen.costs else ""
+    found = [Tile("Deploy", in_words(chosen.arm), f"NDCG@10 {score(chosen.ndcg10)}{cost}")]
+    other = rows.get(results.recommendation.better or "") or _best(results, llm=not chosen.llm)
+    if other is not None:
+        name = "With a language model" if other.llm else "Without a language model"
+        cost = f", {milliseconds(other.costs.get('request_cpu_ms'))} ms" if other.costs else ""
+        found.append(Tile(name, in_words(other.arm), f"NDCG@10 {score(other.ndcg10)}{cost}"))
+        llm, plain = (other, chosen) if other.llm else (chosen, other)
         found += _between(llm, plain, results.contrasts)
+    found += _against_today(chosen, results.contrasts)
     return found
+
+
+def _against_today(chosen: Row, contrasts: list[Judged]) -> list[Tile]:
+    c = next((j.contrast for j in contrasts if (j.contrast.family, j.contrast.base) == (chosen.arm, OWNERS)), None)
+    if c is None:
+        return []
+    note = f"{percent_span(c.relative_low, c.relative_high)}, {in_words(chosen.arm)} against it"
+    return [Tile("If you run iLoRA today", f"{100 * c.relative:+.1f} %", note)]
 
 
 def _best(results: Results, *, llm: bool) -> Row | None:
@@ -56,4 +64,4 @@ def _between(llm: Row, plain: Row, contrasts: list[Judged]) -> list[Tile]:
         verdict = "cannot be told apart"
     else:
         verdict = judged.why_not or "not one of the contrasts that claims are made of"
-    return [Tile("Between the two", f"{100 * c.relative:+.1f} %", f"{interval}: {verdict}")]
+    return [Tile("The language model gains", f"{100 * c.relative:+.1f} %", f"{interval}: {verdict}")]

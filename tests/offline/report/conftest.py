@@ -64,7 +64,13 @@ def _scores() -> dict[str, ArmScores]:
     ]
     for at, (name, scores) in enumerate(world.items()):
         costs = COSTS.model_copy(update={"request_cpu_ms": 1.0 + at})
-        given = {"costs": costs, "curve": curve, "train_seconds": 240.0, "lists": {"coverage@10": 0.5, "gini@10": 0.8}}
+        given = {
+            "costs": costs,
+            "version": f"2026-{name}",
+            "curve": curve,
+            "train_seconds": 240.0,
+            "lists": {"coverage@10": 0.5, "gini@10": 0.8},
+        }
         given |= {"log": {"beta": 0.5}} if BY_NAME[name].beside else {}
         metas = tuple(meta.model_copy(update=given | {"seed": seed}) for seed, meta in enumerate(scores.metas))
         world[name] = replace(scores, metas=metas, kept_SE=scores.ranks_SE)
@@ -76,7 +82,7 @@ def _scores() -> dict[str, ArmScores]:
 @pytest.fixture(scope="session")
 def results() -> Results:
     world = _scores()
-    rows = [row for scores in world.values() for row in rows_of(scores, draws=200)]
+    rows = [row for s in world.values() for row in rows_of(s, draws=200, costs=s.metas[0].costs)]
     temporal = [replace(row, protocol="temporal") for row in rows if row.seen_removed]
     warm = {row.arm: row for row in rows if row.seen_removed}
     judged = judge(world, draws=500)

@@ -67,8 +67,8 @@ def test_the_page_needs_nothing_but_itself(html: str) -> None:
 
 def test_what_the_page_is_about_comes_in_this_order(html: str) -> None:
     ids = re.findall(r'<section id="([^"]+)"', html)
-    first = ["warm", "contrasts", "latency", "claims", "training", "costs", "cold", "temporal", "lists"]
-    assert ids == [*first, "neighbours", "targets", "missing", "making"]
+    first = ["today", "serve", "warm", "contrasts", "latency", "claims", "training", "costs", "cold", "temporal"]
+    assert ids == [*first, "lists", "neighbours", "targets", "missing", "making"]
     assert html.index("<h1>Deploy ") < html.index('class="tiles"') < html.index('class="rules"') < html.index("<nav")
 
 
