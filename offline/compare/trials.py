@@ -55,7 +55,9 @@ def _file(family: str, settings: Settings, number: int) -> Path:
 
 
 def _identity(family: str, settings: Settings, changes: dict[str, Any]) -> str:
-    start = fingerprint(main_arm(family), settings, seed=0, tuned={})
+    """Of the trial and all that it starts from: parents as their own trials have chosen them."""
+    parents = {BY_NAME[name].family for name in main_arm(family).parent_arms()}
+    start = fingerprint(main_arm(family), settings, seed=0, tuned=choices(parents, settings))
     minutes = min(TRIAL_MINUTES, settings.minutes)
     parts: list[object] = [start, changes, minutes, settings.headline]
     if settings.data != BUILT_IN.get(settings.data.name):

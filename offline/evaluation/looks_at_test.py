@@ -20,8 +20,7 @@ def record_final(table: Table, command: str, *, file: Path = EXPERIMENTS) -> Non
 
 def record_look(text: str, command: str, *, file: Path = EXPERIMENTS) -> None:
     """text begins with the data set's name and a comma."""
-    with file.open("a") as out:
-        out.write(f"{_head(command)}{text}\n")
+    _append(f"{_head(command)}{text}\n", file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +34,19 @@ class Look:
     def begun(cls, what: str, command: str, *, file: Path = EXPERIMENTS) -> Look:
         """what: begins with the data set's name and a comma."""
         entry = f"{_head(command)}{what}; begun, and cut off before its rows were written\n"
-        with file.open("a") as out:
-            out.write(entry)
+        _append(entry, file)
         return cls(entry, file)
 
     def ended(self, text: str) -> None:
         """text: takes the place of what was said when it began."""
         head = self.entry.rpartition("\n\n")[0]
         self.file.write_text(self.file.read_text().replace(self.entry, f"{head}\n\n{text}\n"))
+
+
+def _append(entry: str, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as out:
+        out.write(entry)
 
 
 def _head(command: str) -> str:

@@ -26,7 +26,7 @@ from offline.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
 SettingsOf = Callable[..., Settings]
-TIMES = {"costs", "train_minutes", "measured", "curves", "command", "looks", "score_seconds"}
+TIMES = {"costs", "versions", "train_minutes", "measured", "curves", "command", "looks", "score_seconds"}
 ARMS = ("e4srec", "sasrec+ease")
 
 
