@@ -12,6 +12,7 @@ from offline.compare.measured import Measured
 from offline.compare.scores import gains
 from offline.evaluation.bootstrap import Contrast, compare
 from offline.evaluation.metrics import Floats
+from offline.evaluation.resampling import WHOLE, resample
 
 NEAREST = "tfidf-knn"
 REGRESSION = "-regression"
@@ -85,25 +86,25 @@ def cold_rows_of(measured: Measured, *, draws: int) -> list[ColdRow]:
     if not events.arms or len(events.users) == 0:
         return []
     recall = {name: events.among(name, "hr@10") for name in events.arms}
-    nothing = {"nothing": np.zeros((1, len(events.users)))}
-    alone = events.contrasts(recall | nothing, [(name, "nothing") for name in recall])
+    alone = resample(recall, events.users, items=events.items, draws=draws)
     others = [(name, NEAREST) for name in recall if name != NEAREST] if NEAREST in recall else []
     against = {c.family: (c.difference, c.difference_low, c.difference_high) for c in events.contrasts(recall, others)}
     return [
         ColdRow(
-            arm=c.family,
-            variant=BY_NAME[c.family].variant,
-            llm=BY_NAME[c.family].llm,
+            arm=name,
+            variant=BY_NAME[name].variant,
+            llm=BY_NAME[name].llm,
             draws=len(events.protocols),
-            recall=c.difference,
-            low=c.difference_low,
-            high=c.difference_high,
-            full_recall=float(events.full(c.family, "hr@10").mean()),
-            mrr=float(events.among(c.family, "mrr@10").mean()),
-            full_mrr=float(events.full(c.family, "mrr@10").mean()),
-            against_nearest=against.get(c.family),
+            recall=found.value,
+            low=found.low,
+            high=found.high,
+            full_recall=float(events.full(name, "hr@10").mean()),
+            mrr=float(events.among(name, "mrr@10").mean()),
+            full_mrr=float(events.full(name, "mrr@10").mean()),
+            against_nearest=against.get(name),
         )
-        for c in alone
+        for name, groups in alone.items()
+        for found in [groups[WHOLE].estimate()]
     ]
 
 

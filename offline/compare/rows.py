@@ -9,8 +9,8 @@ import numpy as np
 
 from offline.compare.arms import BY_NAME
 from offline.compare.scores import ArmScores, Costs, gains
-from offline.evaluation.bootstrap import compare
 from offline.evaluation.metrics import Floats, weighted_mean
+from offline.evaluation.resampling import WHOLE, resample
 
 # What trainings call what they chose: the weight of one thing beside another, EASE's ridge and decay.
 CHOICES = ("beta", "w", "weight", "weights", "lam", "tau")
@@ -123,12 +123,7 @@ def mean_of(values_SE: Floats, weights_E: Floats | None) -> float:
 
 def interval(values_SE: Floats, scores: ArmScores, *, draws: int) -> tuple[float, float]:
     """95 %, users and seeds drawn."""
-    nothing_1E = np.zeros((1, values_SE.shape[1]))
-    (found,) = compare(
-        {"row": values_SE, "nothing": nothing_1E},
-        scores.users_E,
-        contrasts=[("row", "nothing")],
-        draws=draws,
-        weights=scores.weights_E,
-    )
-    return found.difference_low, found.difference_high
+    groups = None if scores.weights_E is None else {WHOLE: scores.weights_E}
+    figures = resample({"row": values_SE}, scores.users_E, weights=groups, draws=draws)
+    found = figures["row"][WHOLE].estimate()
+    return found.low, found.high
