@@ -8,8 +8,8 @@ import numpy as np
 
 from offline.claims.claim import LEAST_SEEDS, Finding, least_seeds, not_measured
 from offline.claims.contrasts import beside, mean_named, named
-from offline.claims.inputs import WITHOUT_SEEDS, ColdDraw, Rows, Scored, recall10
-from offline.evaluation.metrics import Floats
+from offline.claims.inputs import WITHOUT_SEEDS, ColdDraw, Rows, Scored
+from offline.evaluation.metrics import Floats, gains
 from offline.evaluation.resampling import Figure, least, mean_of, resample
 
 TEXT = ("contriever", "llm2vec")
@@ -62,7 +62,7 @@ def _together(cold: Mapping[str, ColdDraw], part: Callable[[ColdDraw], Mapping[s
     arms = [arm for arm in (parts[0] if parts else {}) if all(arm in scored for scored in parts)]
     rows = {arm: min(len(scored[arm].ranks_SE) for scored in parts) for arm in arms}
     return {
-        arm: np.concatenate([recall10(scored[arm].ranks_SE[: rows[arm]]) for scored in parts], axis=1)
+        arm: np.concatenate([gains(scored[arm].ranks_SE[: rows[arm]], "hr@10") for scored in parts], axis=1)
         for arm in arms
         if rows[arm]
     }

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from offline.claims.claim import LEAST_SEEDS, least_seeds
-from offline.claims.inputs import WITHOUT_SEEDS, Rows, Scored, ndcg10
-from offline.evaluation.metrics import Floats
+from offline.claims.inputs import WITHOUT_SEEDS, Rows, Scored
+from offline.evaluation.metrics import Floats, gains
 from offline.evaluation.resampling import Figure, resample
 
 
@@ -32,7 +32,7 @@ class Arms:
         for name, arm in arms.items():
             if not np.array_equal(arm.users_E, users):
                 raise ValueError(f"{name}: its events are not those of {next(iter(arms))}")
-        scores = {name: ndcg10(arm.ranks_SE) for name, arm in arms.items()}
+        scores = {name: gains(arm.ranks_SE, "ndcg@10") for name, arm in arms.items()}
         runs = {name: tuple(arm.seeds) for name, arm in arms.items()}
         return cls(scores, runs, users, minutes, draws, seed)
 

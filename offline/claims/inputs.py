@@ -85,13 +85,3 @@ class Extras:
     cpu_ms: Mapping[str, float] = field(default_factory=dict)
     reranking: Reranking | None = None
     minutes: Mapping[str, float] = field(default_factory=dict)
-
-
-def ndcg10(ranks_SE: Rows) -> Floats:
-    """float64 [S, E]: 1 / log2(1 + rank) within the first ten, else 0."""
-    inside = (ranks_SE >= 1) & (ranks_SE <= 10)
-    return np.where(inside, 1 / np.log2(1 + np.maximum(ranks_SE, 1).astype(np.float64)), 0.0)
-
-
-def recall10(ranks_SE: Rows) -> Floats:
-    return ((ranks_SE >= 1) & (ranks_SE <= 10)).astype(np.float64)

@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 import scipy.stats
 
-from offline.claims.inputs import ColdDraw, Extras, OrderScores, Reranking, Rows, TwinWins, ndcg10
+from offline.claims.inputs import ColdDraw, Extras, OrderScores, Reranking, Rows, TwinWins
 from offline.claims.probe_runs import ProbeRun
 from offline.claims.twin_events import TwinEvents
 from offline.datasets.interactions import Interactions
-from offline.evaluation.metrics import Floats
+from offline.evaluation.metrics import Floats, gains
 from offline.splits.protocols import split
 from offline.splits.sequences import Queries, Split
 
@@ -185,7 +185,8 @@ def nothing_to_find(queries: Queries, twins: TwinEvents, *, seed: int = 0) -> tu
     among = equal_arms(("contriever", "llm2vec", "tfidf-knn", "sasrec-regression"), cold_users, rng=rng)
     chance = [(agreeing((len(SEEDS), len(twins.events)), rng=rng) < 0.5).astype(np.float64) for _ in range(2)]
     read = [
-        ndcg10(arm.ranks_SE) for arm in equal_arms(("true", "all", "but last"), users, rng=rng, spread=0.0).values()
+        gains(arm.ranks_SE, "ndcg@10")
+        for arm in equal_arms(("true", "all", "but last"), users, rng=rng, spread=0.0).values()
     ]
     extras = Extras(
         cold={"cold-items-0": ColdDraw(targets, among=among)},

@@ -9,9 +9,8 @@ import numpy as np
 
 from offline.compare.arms import BY_NAME
 from offline.compare.measured import Measured
-from offline.compare.scores import gains
 from offline.evaluation.bootstrap import Contrast, compare
-from offline.evaluation.metrics import Floats
+from offline.evaluation.metrics import Floats, gains
 from offline.evaluation.resampling import WHOLE, resample
 
 NEAREST = "tfidf-knn"

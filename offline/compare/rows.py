@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from offline.compare.arms import BY_NAME
-from offline.compare.scores import ArmScores, Costs, gains
-from offline.evaluation.metrics import Floats, weighted_mean
+from offline.compare.scores import ArmScores, Costs
+from offline.evaluation.metrics import Floats, gains, weighted_mean
 from offline.evaluation.resampling import WHOLE, resample
 
 # What trainings call what they chose: the weight of one thing beside another, EASE's ridge and decay.

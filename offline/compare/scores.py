@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from offline.evaluation.metrics import GAINS, Floats
+from offline.evaluation.metrics import Floats, gains
 
 Ranks = npt.NDArray[np.int32]
 A = TypeVar("A", Ranks, Floats)
@@ -187,11 +187,3 @@ def _stacked(rows: list[A | None]) -> A | None:
     """None where a seed lacks it."""
     there = [row for row in rows if row is not None]
     return np.stack(there) if len(there) == len(rows) else None
-
-
-def gains(ranks: Ranks, metric: str) -> Floats:
-    """float64, the shape of `ranks`: hr@K, ndcg@K or mrr@K of each event."""
-    name, _, cut = metric.partition("@")
-    inside = (ranks >= 1) & (ranks <= int(cut))
-    gained = GAINS[name](np.maximum(ranks, 1).ravel()).reshape(ranks.shape)
-    return np.where(inside, gained, 0.0)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from offline.compare.measured import Measured
-from offline.compare.scores import gains
-from offline.evaluation.metrics import weighted_mean
+from offline.evaluation.metrics import gains, weighted_mean
 from offline.splits.temporal import buckets
 
 TEMPORAL = "temporal"

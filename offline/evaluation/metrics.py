@@ -52,8 +52,7 @@ class EventScores:
         name, _, cut = metric.partition("@")
         if name not in GAINS or not cut.isdigit() or not 1 <= int(cut) <= self.depth:
             raise ValueError(f"{metric!r} is no metric of lists of {self.depth}: {', '.join(GAINS)} @ 1..{self.depth}")
-        inside = (self.ranks >= 1) & (self.ranks <= int(cut))
-        return np.where(inside, GAINS[name](np.maximum(self.ranks, 1)), 0.0)
+        return gains(self.ranks, metric)
 
     def mean(self, metric: str) -> float:
         """The metric's (weighted) mean over events."""
@@ -69,10 +68,17 @@ def weighted_mean(values_EX: Floats, weights_E: Floats | None) -> Floats:
 
 # With one relevant item the ideal DCG is 1, so NDCG is its discount, 1 / log2(1 + rank).
 GAINS: dict[str, Callable[[npt.NDArray[np.int32]], Floats]] = {
-    "hr": lambda ranks: np.ones(len(ranks)),
+    "hr": lambda ranks: np.ones(ranks.shape),
     "ndcg": lambda ranks: 1 / np.log2(1 + ranks.astype(np.float64)),
     "mrr": lambda ranks: 1 / ranks.astype(np.float64),
 }
+
+
+def gains(ranks: npt.NDArray[np.int32], metric: str) -> Floats:
+    """float64, the shape of `ranks` (1-based, 0: not within the depth): hr@K, ndcg@K or mrr@K of each event."""
+    name, _, cut = metric.partition("@")
+    inside = (ranks >= 1) & (ranks <= int(cut))
+    return np.where(inside, GAINS[name](np.maximum(ranks, 1)), 0.0)
 
 
 def metric_names(depth: int) -> list[str]:

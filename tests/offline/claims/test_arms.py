@@ -11,13 +11,14 @@ import pytest
 from offline.claims import worlds
 from offline.claims.claim import Finding
 from offline.claims.contrasts import Arms
-from offline.claims.inputs import OrderScores, Reranking, ndcg10
+from offline.claims.inputs import OrderScores, Reranking
 from offline.claims.item_side import id_and_text, projector
 from offline.claims.pretraining import pretraining
 from offline.claims.reading_order import reading_order
 from offline.claims.replacement import replacement
 from offline.claims.reranking import reranking
 from offline.claims.warm_items import warm_items
+from offline.evaluation.metrics import gains
 from offline.splits.sequences import Split
 
 USERS = np.repeat(np.arange(80, dtype=np.int32), 10)
@@ -112,7 +113,7 @@ def test_a_weight_of_zero_claims_nothing() -> None:
 
 def test_order_is_read_where_shuffled_histories_cost_something() -> None:
     rng = np.random.default_rng(1)
-    true = ndcg10(worlds.equal_arms(("f",), USERS, rng=rng)["f"].ranks_SE)
+    true = gains(worlds.equal_arms(("f",), USERS, rng=rng)["f"].ranks_SE, "ndcg@10")
     half = true * (rng.random(true.shape) < 0.7)
     reads = {"e4srec": OrderScores(true, half, true), "sasrec": OrderScores(true, half, half)}
     found = reading_order(reads, USERS, draws=1_000, seed=0)

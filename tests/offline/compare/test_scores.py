@@ -6,8 +6,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pytest
 
-from offline.compare.scores import Costs, ScoreMeta, SeedScores, gains, gather, read_meta, score_file
-from offline.evaluation.metrics import EventScores
+from offline.compare.scores import Costs, ScoreMeta, SeedScores, gather, read_meta, score_file
 
 COSTS = Costs(
     encode_ms_p50=1,
@@ -101,11 +100,3 @@ def test_seeds_are_gathered_in_the_order_given() -> None:
     assert (scores.seeds, scores.arm, scores.kept_SE) == ((0, 1), "sasrec", None)
     np.testing.assert_array_equal(scores.ranks_SE, [[1, 0], [2, 0]])
     np.testing.assert_allclose(scores.ndcg10_SE, [[1, 0], [1 / np.log2(3), 0]])
-
-
-def test_gains_are_those_of_the_evaluation() -> None:
-    users = targets = np.arange(30, dtype=np.int32)
-    top = np.stack([np.roll(np.arange(30), shift)[:20] for shift in range(30)]).astype(np.int32)
-    scores = EventScores.of(users, targets, top_rows=top, seen_removed=True)
-    for metric in ("hr@1", "ndcg@10", "mrr@20"):
-        np.testing.assert_array_equal(gains(scores.ranks, metric), scores.values(metric))
