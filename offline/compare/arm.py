@@ -45,7 +45,7 @@ class Arm:
     beside: str | None = None
     twin: str | None = None
     train_minutes: float | None = None
-    score_minutes: float = 0.5
+    score_minutes: float = 0.3
     parts: int = 1
 
     @property

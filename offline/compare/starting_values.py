@@ -85,7 +85,7 @@ TRIALS: dict[str, dict[str, list[Any]]] = {
 
 # Minutes of one core that a training which starts there takes until it ends by itself on ML-100K's 90,000 training
 # events: means over this project's runs on two kinds of machine (the faster needs three quarters of it).
-TYPICAL_MINUTES = {"sasrec": 3.0, "ilora": 5.0, "e4srec": 4.0, "contriever": 4.5, "llm2vec": 8.0}
+TYPICAL_MINUTES = {"sasrec": 3.0, "ilora": 4.1, "e4srec": 3.6, "contriever": 3.8, "llm2vec": 7.0}
 TYPICAL_EVENTS = 90_000
 
 
