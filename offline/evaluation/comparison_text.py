@@ -52,7 +52,8 @@ def verdict(table: Table) -> str:
     (contrast,) = table.contrasts
     by, interval, detectable = _in_words(contrast)
     if is_better(contrast):
-        return f"{contrast.family} is better than {contrast.base} on these users: NDCG@10 {by} ({interval})."
+        chosen = " Single runs, judged where both were chosen." if table.subset == "validation" else ""
+        return f"{contrast.family} is better than {contrast.base} on these users: NDCG@10 {by} ({interval}).{chosen}"
     if contrast.difference_high < 0:
         return f"{contrast.family} is worse than {contrast.base} on these users: NDCG@10 {by} ({interval})."
     return (
