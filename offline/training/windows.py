@@ -74,16 +74,38 @@ def _inputs(windows: HistoryBatch) -> HistoryBatch:
     return replace(windows, rows=made.rows, offsets=made.offsets)
 
 
-def shuffled_batches(windows: HistoryBatch, size: int, *, seed: int, epoch: int) -> Iterator[list[int]]:
-    """Indices of windows: batches of like length, so that little is padded; which, and in which order, is drawn."""
+def shuffled_batches(
+    windows: HistoryBatch, size: int, *, seed: int, epoch: int, targets: int | None = None
+) -> Iterator[list[int]]:
+    """Indices of windows: batches of like length, so that little is padded; which, and in which order, is drawn.
+
+    targets: about so many in every batch, where each item of a window but the first is one, instead of `size` windows.
+    """
     generator = torch.Generator().manual_seed(seed * 7_919 + epoch)
     order = torch.randperm(len(windows), generator=generator)
     lengths = windows.lengths
+    if targets is not None:  # as many windows of the mean length
+        size = max(1, round(targets * len(windows) / max(1, int((lengths - 1).sum()))))
     chunk = size * 16
     batches: list[list[int]] = []
     for start in range(0, len(order), chunk):
         part = order[start : start + chunk]
         part = part[lengths[part].argsort(stable=True)]
-        batches += [part[at : at + size].tolist() for at in range(0, len(part), size)]
+        if targets is None:
+            batches += [part[at : at + size].tolist() for at in range(0, len(part), size)]
+        else:
+            batches += _of_alike_many_targets(part, lengths[part] - 1, targets)
     for at in torch.randperm(len(batches), generator=generator).tolist():
         yield batches[at]
+
+
+def _of_alike_many_targets(part: Tensor, targets_W: Tensor, targets: int) -> list[list[int]]:
+    """The windows of `part` in their order, cut where so many targets are together: as many pieces as come nearest to
+    that, of about as many targets each, so that no small rest counts for as much as a whole batch."""
+    total = int(targets_W.sum())
+    pieces = max(1, round(total / targets))
+    # A window belongs to the piece that its middle target falls into.
+    middles_W = targets_W.cumsum(0) - targets_W / 2
+    piece_W = (middles_W * pieces / max(total, 1)).long().clamp(max=pieces - 1)
+    cut = [part[piece_W == piece].tolist() for piece in range(pieces)]
+    return [piece for piece in cut if piece]

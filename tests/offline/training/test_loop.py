@@ -22,6 +22,13 @@ class Killed(Exception):
     pass
 
 
+class ReadOut(NextItem):
+    """One target per window."""
+
+    def targets(self, windows: HistoryBatch) -> int:
+        return len(windows)
+
+
 def _windows() -> HistoryBatch:
     """Each user walks round the items: the next one is always one further."""
     return training_windows(HistoryBatch.of([(torch.arange(15) + user) % ITEMS for user in range(20)]), 7)
@@ -103,6 +110,25 @@ def test_the_model_is_the_average_of_the_best_checkpoints(tmp_path: Path) -> Non
     assert progress.best_epoch == 3
     assert progress.best == pytest.approx(0.45)
     torch.testing.assert_close(encoder.items.weight.detach(), (seen[1] + seen[2]) / 2)
+
+
+def test_batches_of_targets_are_for_losses_at_all_positions(tmp_path: Path) -> None:
+    plan = PLAN.model_copy(update={"batch_targets": 28})
+    _, progress = _fit(tmp_path / "all", plan=plan)
+    assert progress.targets == 6 * 20 * 14
+    assert progress.steps == 6 * 10
+    encoder = _encoder()
+    with pytest.raises(
+        ValueError, match=r"recipe\.fit\.batch_targets counts a target at every position.*leave batch_targets"
+    ):
+        fit(
+            ReadOut(encoder),
+            _windows(),
+            plan=plan,
+            validate=lambda: 0.0,
+            checkpoints=tmp_path / "one",
+            seed=0,
+        )
 
 
 def test_accumulated_batches_are_one_step(tmp_path: Path) -> None:

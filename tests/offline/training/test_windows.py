@@ -40,6 +40,29 @@ def test_batches_hold_every_window_once_in_an_order_of_their_epoch() -> None:
     assert means != sorted(means)
 
 
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=200), st.integers(1, 200))
+def test_batches_of_alike_many_targets_hold_every_window_once(lengths: list[int], targets: int) -> None:
+    windows = HistoryBatch.of([list(range(n)) for n in lengths])
+    batches = list(shuffled_batches(windows, 64, seed=1, epoch=0, targets=targets))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert all(batches)
+    # A window is never cut: a batch may miss the mark by one at either end.
+    longest = max(lengths) - 1
+    assert all(sum(lengths[index] - 1 for index in batch) <= 1.5 * targets + 2 * longest for batch in batches)
+
+
+def test_where_lengths_differ_batches_of_targets_weigh_targets_alike() -> None:
+    windows = HistoryBatch.of([list(range(3 if index % 4 else 51)) for index in range(800)])
+    sums = [
+        [int((windows.lengths[batch] - 1).sum()) for batch in shuffled_batches(windows, 32, seed=0, epoch=0, **by)]
+        for by in ({}, {"targets": 432})
+    ]
+    assert max(sums[0]) > 20 * min(sums[0]), "long ones together, short ones together"
+    assert max(sums[1]) < 1.3 * min(sums[1])
+    assert 0.8 * 432 < sum(sums[1]) / len(sums[1]) < 1.25 * 432
+    assert abs(len(sums[1]) - len(sums[0])) <= 2, "as many steps as batches of the mean number of windows"
+
+
 def test_cuts_end_in_their_target_and_are_drawn_anew_each_epoch() -> None:
     train = HistoryBatch.of([torch.arange(40), torch.arange(100, 103), torch.arange(1), torch.arange(0)])
     first, again, other = (cuts(train, 5, per_user=4, seed=1, epoch=epoch) for epoch in (0, 0, 1))
