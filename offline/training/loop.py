@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -44,6 +45,7 @@ class FitPlan(BaseModel):
         than one of a short window. batch_targets: so many targets a step instead, and every target counts alike; for
         losses at all positions. Where lengths differ much (Amazon Beauty: 2 to 50 targets) it is worth a tenth of
         NDCG@10 (EXPERIMENTS.md).
+    beta2: of Adam's second moment; small batches over many items want it near .999.
     decay: the learning rate falls in a straight line to 0, after the warm-up, at the end of `epochs` or `minutes`,
     whichever comes first; a run that ends earlier (`patience`) ends above 0.
     stop_after: trains exactly so many epochs and judges nothing: the last `average` checkpoints are kept, whatever
@@ -60,6 +62,7 @@ class FitPlan(BaseModel):
     learning_rate: PositiveFloat = 1e-3
     item_learning_rate: PositiveFloat | None = None
     weight_decay: float = 0.0
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.98
     warmup_steps: NonNegativeInt = 0
     decay: bool = False
     clip: PositiveFloat | None = None
@@ -190,7 +193,7 @@ def _optimizer(objective: Objective, plan: FitPlan) -> torch.optim.Optimizer:
         {"params": [p for p in trainable if id(p) in items], "lr": plan.item_learning_rate or plan.learning_rate},
     ]
     return MasterWeightAdamW(
-        [group for group in groups if group["params"]], betas=(0.9, 0.98), weight_decay=plan.weight_decay
+        [group for group in groups if group["params"]], betas=(0.9, plan.beta2), weight_decay=plan.weight_decay
     )
 
 
