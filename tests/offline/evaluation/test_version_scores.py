@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,7 @@ def test_versions_of_another_recipe_than_the_newest_are_no_seeds_of_its_row(
     old = RunConfig.load(write_run("tiny", "ease", lam="5"))
     for seed in (0, 1, 2):
         run(old.with_seed(seed), store=store, workspace=workspace)
+    time.sleep(1.1)  # names tell seconds apart, and versions of one second stand in no order
     new = RunConfig.load(write_run("tiny", "ease", lam="7"))
     made = [run(new.with_seed(seed), store=store, workspace=workspace) for seed in (0, 2)]
     assert [manifest.version for manifest in resolve("run:tiny", store).versions] == made
