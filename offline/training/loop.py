@@ -103,12 +103,13 @@ def fit(
     ValueError when there is nothing to learn from; Diverged.
     """
     windows_of = windows if callable(windows) else lambda _epoch: windows
-    if len(windows_of(0)) == 0:
+    first = windows_of(0)
+    if len(first) == 0:
         raise ValueError(
             "no user has two training events: there is no step from one item to the next to learn from; bring longer "
             "histories, or choose a protocol that holds out fewer events"
         )
-    if plan.batch_targets is not None and objective.targets(windows_of(0)) < int((windows_of(0).lengths - 1).sum()):
+    if plan.batch_targets is not None and objective.targets(first) < int((first.lengths - 1).sum()):
         raise ValueError(
             f"recipe.{stage}.batch_targets counts a target at every position, and this loss has fewer: "
             f"set recipe.{stage}.batch, and leave batch_targets out"
