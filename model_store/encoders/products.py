@@ -8,11 +8,12 @@ Both compute in float32: the largest error against float64 is below 1e-6 of the 
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
+
+from model_store.processor import processor_fields
 
 # oneDNN compiles a kernel for each number of rows it meets (13 ms): rows are filled up, so that it meets few, and few
 # rows are not worth it.
@@ -40,9 +41,5 @@ def onednn_is_faster() -> bool:
 
 
 def _vendor() -> str:
-    """As Linux tells it; Intel's where nothing is told, which changes nothing."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "GenuineIntel"
-    return next((line for line in lines if line.startswith("vendor_id")), "GenuineIntel")
+    """Intel's where nothing is told, which changes nothing."""
+    return processor_fields().get("vendor_id", "GenuineIntel")

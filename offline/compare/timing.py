@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from model_store.processor import processor_fields
 from offline.compare.arm import Arm
 from offline.compare.found_versions import FoundVersions
 from offline.compare.measuring import costs_of
@@ -68,11 +69,7 @@ class TimedRows(_Closed):
 
 def processor() -> str:
     """Name, family and model: a cloud's names alone do not tell its generations apart."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    said = {key.strip(): value.strip() for line in lines for key, _, value in [line.partition(":")]}
+    said = processor_fields()
     if "model name" not in said:
         return platform.processor() or platform.machine()
     return f"{said['model name']} (family {said.get('cpu family', '?')}, model {said.get('model', '?')})"
