@@ -141,6 +141,7 @@ ARMS: tuple[Arm, ...] = (
         "control",
         changes={"distillation": 1.0},
         parents={"teacher": "sasrec+ease"},
+        seeds=_FEWER,
     ),
     Arm(
         "sasrec-taught-by-ilora",
@@ -205,6 +206,7 @@ ARMS: tuple[Arm, ...] = (
         changes={"residual": False, "train_items": True, "item_tower": "id+text", "distillation": 1.0},
         dropped=("branch_drop",),
         parents={"items_from": "sasrec", "teacher": "sasrec+ease"},
+        seeds=_FEWER,
     ),
     _e4srec("sum", "alone, reads ID and text"),
     _e4srec("id", "alone, reads IDs"),
