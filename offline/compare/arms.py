@@ -20,7 +20,7 @@ _CLOSED: dict[str, Any] = {"seeds": 1, "train_minutes": 0.1, "score_minutes": 0.
 
 
 def _scorer(name: str, variant: str, *, where: tuple[Where, ...] = ALL) -> Arm:
-    return Arm(name, SCORER, variant, "baseline", seeds=1, where=where, train_minutes=0.0, score_minutes=0.3)
+    return Arm(name, SCORER, variant, "baseline", seeds=1, where=where, train_minutes=0.0, score_minutes=0.05)
 
 
 def _ilora(
@@ -72,8 +72,8 @@ def _pointwise(name: str, variant: str, role: Role, *, vectors_from: str, **more
         bare=True,
         parents={"retriever": "sasrec", "vectors_from": vectors_from},
         beside="sasrec",
-        train_minutes=0.5,
-        score_minutes=3.0,
+        train_minutes=0.2,
+        score_minutes=2.0,
         **more,
     )
 
@@ -99,7 +99,7 @@ def _fusion(name: str, variant: str, parts: tuple[str, ...], *, llm: bool, role:
         llm=llm,
         parents={"parts": parts},
         beside="sasrec",
-        train_minutes=0.5,
+        train_minutes=0.2,
         **more,
     )
 
@@ -116,7 +116,7 @@ ARMS: tuple[Arm, ...] = (
         "two seeds of SASRec",
         "control",
         parents={"parts": ("sasrec", "sasrec@1")},
-        train_minutes=0.5,
+        train_minutes=0.2,
     ),
     Arm(
         PARTNER,
@@ -124,7 +124,7 @@ ARMS: tuple[Arm, ...] = (
         "recent items weigh more, chosen beside SASRec: the part of fusions",
         "variant",
         parents={"beside": "sasrec"},
-        train_minutes=0.5,
+        train_minutes=0.2,
         score_minutes=0.3,
     ),
     _fusion("sasrec+ease", "SASRec and recency-weighted EASE", ("sasrec", PARTNER), llm=False, where=_IN_TIME),
@@ -173,7 +173,7 @@ ARMS: tuple[Arm, ...] = (
         seeds=_FEWER,
     ),
     _ilora("ilora-common-text", "alone, common space, items by text", item_tower="text", where=("warm", "cold")),
-    _ilora("ilora-common-text+id", "alone, common space, items by both", item_tower="text+id"),
+    _ilora("ilora-common-text+id", "alone, common space, items by both", item_tower="text+id", seeds=1),
     _ilora("ilora-sasrec", "alone, in SASRec's space", space="sasrec", seeds=5),
     _ilora("ilora-residual", "beside SASRec, in its space", space="sasrec", residual=True, branch_drop=1.0),
     Arm(
@@ -339,7 +339,7 @@ ARMS: tuple[Arm, ...] = (
         changes={"cold_start": "regression"},
         parents={"parts": ("sasrec", PARTNER)},
         where=("cold",),
-        train_minutes=0.5,
+        train_minutes=0.2,
     ),
     Arm(
         "e4srec-regression",

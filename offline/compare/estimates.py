@@ -74,7 +74,9 @@ class Estimates:
         return self.ranked.get(arm.name, RANK_MINUTES)
 
     def score(self, arm: Arm, protocol: str) -> float:
-        return _known(self.scored, arm, protocol, otherwise=arm.score_minutes)
+        """The other protocols ask about a third of the headline's events, or fewer."""
+        share = 1.0 if protocol == self.settings.headline else 1 / 3
+        return _known(self.scored, arm, protocol, otherwise=share * arm.score_minutes)
 
 
 def _known(known: Minutes, arm: Arm, protocol: str, *, otherwise: float) -> float:

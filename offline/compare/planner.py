@@ -96,7 +96,7 @@ class _Planner:
                 if self._settled(arm) and ordering.order_file(arm, seed, self._found).exists():
                     done += 1
                     continue
-                minutes = self._estimates.order.get(arm.name, ordering.MINUTES if arm.llm else ordering.MINUTES / 4)
+                minutes = self._estimates.order.get(arm.name, ordering.MINUTES if arm.llm else ordering.MINUTES / 10)
                 needs = self._train(arm, self._settings.headline, seed)
                 self._add(Unit("order", arm.name, self._settings.headline, seed, minutes, needs))
         return done

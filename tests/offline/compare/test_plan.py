@@ -5,9 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from offline.__main__ import COMMANDS
+from offline.command_line import parser
+from offline.compare.arms import BY_NAME
+from offline.compare.estimates import Estimates
 from offline.compare.plan import Plan, Unit
 from offline.compare.plan_text import plan_text
 from offline.compare.settings import Settings
+from offline.compare.starting_values import TYPICAL_EVENTS
 from offline.run_config import RunRefused
 
 SettingsOf = Callable[..., Settings]
@@ -65,3 +70,18 @@ def test_too_long_is_refused_with_the_figure(settings_of: SettingsOf) -> None:
     with pytest.raises(RunRefused, match="train a last-10 seed 0 would take 61 minutes"):
         _plan(settings_of(hours=5.0), _unit("a", 61)).check()
     _plan(settings_of(), _unit("a", 60)).check()
+
+
+def test_the_whole_page_of_ml_100k_fits_in_its_own_hours(
+    settings_of: SettingsOf, plan_of: PlanOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every default of the command and nothing measured yet: it must not refuse what it proposes itself."""
+    of = Estimates.of
+    monkeypatch.setattr(Estimates, "of", lambda settings, *, events: of(settings, events=TYPICAL_EVENTS))
+    defaults = parser(COMMANDS).parse_args(["compare", "--dataset", "ml-100k", "--report", "-"])
+    asked = {"seeds": defaults.seeds, "minutes": defaults.minutes_per_run, "trials": defaults.trials}
+    plan = plan_of(replace(settings_of(**asked, hours=defaults.hours, jobs=2), shared={}))
+    assert not plan.unavailable
+    assert {arm.name for arm in plan.arms} == set(BY_NAME)
+    assert len(plan.protocols) == 5
+    plan.check()
