@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from offline.compare.arm import in_words
+from offline.compare.arms import BY_NAME
 from offline.compare.contrasts import OWNERS, Judged
 from offline.compare.results import Results
 from offline.compare.rows import Row
@@ -64,4 +65,12 @@ def _between(llm: Row, plain: Row, contrasts: list[Judged]) -> list[Tile]:
         verdict = "cannot be told apart"
     else:
         verdict = judged.why_not or "not one of the contrasts that claims are made of"
-    return [Tile("The language model gains", f"{100 * c.relative:+.1f} %", f"{interval}: {verdict}")]
+    note = f"{interval}: {verdict}{_with_random_weights(llm, plain, contrasts)}"
+    return [Tile("What that gains", f"{100 * c.relative:+.1f} %", note)]
+
+
+def _with_random_weights(llm: Row, plain: Row, contrasts: list[Judged]) -> str:
+    """What the same gains whose language model has learnt nothing: a network more is not yet what a text taught it."""
+    twin = BY_NAME[llm.arm].twin
+    c = next((j.contrast for j in contrasts if (j.contrast.family, j.contrast.base) == (twin, plain.arm)), None)
+    return "" if c is None else f"; with random weights {100 * c.relative:+.1f} %"
