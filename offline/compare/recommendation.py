@@ -147,7 +147,7 @@ def _about_llm(evidence: Evidence, *, with_llm: bool, has_base: bool) -> str:
     found = f"Language models: better than {base}, the best row without one, beyond chance: {_names(evidence.winners)}."
     if evidence.with_random_weights:
         found += (
-            " Not shown to be better than the same with random weights, so that its pretraining is not what helps: "
+            " Not shown to be better than the same with random weights, so that pretraining need not be what helps: "
             f"{_names(evidence.with_random_weights)}."
         )
     return found
