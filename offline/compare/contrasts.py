@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from offline.claims.claim import LEAST_SEEDS, Claim, least_seeds
@@ -34,6 +34,11 @@ class Judged:
     claimed: bool
     why_not: str = ""
     counted: bool = True
+
+
+def judged_of(judged: Iterable[Judged], arm: str | None, base: str) -> Judged | None:
+    """How this arm stands against that one, where the page says it."""
+    return next((j for j in judged if (j.contrast.family, j.contrast.base) == (arm, base)), None)
 
 
 def best_without_llm(scores: Mapping[str, ArmScores]) -> str | None:

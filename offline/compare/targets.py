@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from offline.compare.cold import REGRESSION, ColdRow
-from offline.compare.contrasts import Judged
+from offline.compare.contrasts import Judged, judged_of
 from offline.compare.rows import Row
 
 LLM_TWINS = ("ilora", "e4srec", "contriever", "llm2vec", "llamarec")
@@ -40,7 +40,7 @@ class Reached:
     training_step: Mapping[str, float] = field(default_factory=dict)
 
     def contrast(self, arm: str, base: str) -> Judged | None:
-        return next((j for j in self.judged if (j.contrast.family, j.contrast.base) == (arm, base)), None)
+        return judged_of(self.judged, arm, base)
 
     def cold_row(self, arm: str) -> ColdRow | None:
         return next((row for row in self.cold if row.arm == arm), None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from offline.compare.arm import in_words
 from offline.compare.arms import BY_NAME
-from offline.compare.contrasts import OWNERS, Judged
+from offline.compare.contrasts import OWNERS, Judged, judged_of
 from offline.compare.results import Results
 from offline.compare.rows import Row
 from offline.report.wording import milliseconds, percent_span, score
@@ -39,9 +39,10 @@ def tiles(results: Results) -> list[Tile]:
 
 
 def _against_today(chosen: Row, contrasts: list[Judged]) -> list[Tile]:
-    c = next((j.contrast for j in contrasts if (j.contrast.family, j.contrast.base) == (chosen.arm, OWNERS)), None)
-    if c is None:
+    judged = judged_of(contrasts, chosen.arm, OWNERS)
+    if judged is None:
         return []
+    c = judged.contrast
     note = f"{percent_span(c.relative_low, c.relative_high)}, {in_words(chosen.arm)} against it"
     return [Tile("If you run iLoRA today", f"{100 * c.relative:+.1f} %", note)]
 
@@ -54,7 +55,7 @@ def _best(results: Results, *, llm: bool) -> Row | None:
 
 
 def _between(llm: Row, plain: Row, contrasts: list[Judged]) -> list[Tile]:
-    judged = next((j for j in contrasts if (j.contrast.family, j.contrast.base) == (llm.arm, plain.arm)), None)
+    judged = judged_of(contrasts, llm.arm, plain.arm)
     if judged is None:
         return []
     c = judged.contrast
@@ -71,6 +72,5 @@ def _between(llm: Row, plain: Row, contrasts: list[Judged]) -> list[Tile]:
 
 def _with_random_weights(llm: Row, plain: Row, contrasts: list[Judged]) -> str:
     """What the same gains whose language model has learnt nothing: a network more is not yet what a text taught it."""
-    twin = BY_NAME[llm.arm].twin
-    c = next((j.contrast for j in contrasts if (j.contrast.family, j.contrast.base) == (twin, plain.arm)), None)
-    return "" if c is None else f"; with random weights {100 * c.relative:+.1f} %"
+    judged = judged_of(contrasts, BY_NAME[llm.arm].twin, plain.arm)
+    return "" if judged is None else f"; with random weights {100 * judged.contrast.relative:+.1f} %"

@@ -44,6 +44,7 @@ def test_known_costs_go_before_the_budget(settings_of: Callable[..., Settings]) 
     assert shorter.train(BY_NAME["e4srec"], "last-10") == 0.5 + AROUND, "not what it took under a longer budget"
     assert estimates.train(BY_NAME["ease"], "last-10") == BY_NAME["ease"].train_minutes
     assert estimates.score(BY_NAME["e4srec"], "last-10") == pytest.approx(0.5)
+    assert estimates.score(BY_NAME["contriever"], "temporal") == pytest.approx(BY_NAME["contriever"].score_minutes / 3)
 
 
 def test_minutes_of_other_data_go_no_further_than_the_budget_and_what_they_were_measured_with(
