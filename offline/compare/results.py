@@ -52,6 +52,10 @@ class Provenance:
     timed_on: str = ""
     timed: tuple[str, ...] = ()
 
+    def mark(self, arm: str) -> str:
+        """A star after what cannot be compared with the rows of one pass."""
+        return "*" if self.timed and arm not in self.timed else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Results:

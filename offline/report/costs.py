@@ -107,8 +107,7 @@ def table(results: Results) -> Section:
                 ),
                 tuple(
                     (
-                        row.arm
-                        + ("" if row.arm in results.provenance.timed else "*" if results.provenance.timed else ""),
+                        row.arm + results.provenance.mark(row.arm),
                         *(
                             milliseconds(row.costs.get(f"{what}_{figure}"))
                             for what in ("encode", "request")
@@ -131,7 +130,7 @@ def _timed(results: Results, rows: list[Row]) -> str:
         return "Measured beside other work, on whatever machine there was: rows can be compared by magnitude alone."
     left = (
         " Rows with * were timed elsewhere and can be compared by magnitude alone."
-        if {r.arm for r in rows} - set(p.timed)
+        if any(p.mark(row.arm) for row in rows)
         else ""
     )
     return f"Timed one after the other on {p.timed_on}.{left}"

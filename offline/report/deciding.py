@@ -61,6 +61,8 @@ def today(results: Results) -> Section:
     if base is None or not shown:
         return Section("today", title, [Text("Not measured.")])
     recall = {row.arm: row.recall for row in results.cold}
+    mark = results.provenance.mark
+    elsewhere = " CPU times with * are of another machine." if any(mark(row.arm) for row in [*shown, base]) else ""
     lines = [
         (
             in_words(row.arm),
@@ -68,7 +70,7 @@ def today(results: Results) -> Section:
             percent(against[row.arm].relative),
             percent_span(against[row.arm].relative_low, against[row.arm].relative_high),
             score(row.ndcg10),
-            milliseconds(row.costs.get("request_cpu_ms")),
+            milliseconds(row.costs.get("request_cpu_ms")) + mark(row.arm),
             _best_recall(recall, row.arm),
         )
         for row in shown
@@ -79,7 +81,7 @@ def today(results: Results) -> Section:
         "0",
         "",
         score(base.ndcg10),
-        milliseconds(base.costs.get("request_cpu_ms")),
+        milliseconds(base.costs.get("request_cpu_ms")) + mark(base.arm),
         _best_recall(recall, base.arm),
     )
     return Section(
@@ -89,6 +91,7 @@ def today(results: Results) -> Section:
             Text(
                 "iLoRA as it is usually built reads histories with a language model and answers in SASRec's space "
                 f"(row {OWNERS}). Each line: what replaces it, on the same users and events, with unadjusted intervals."
+                f"{elsewhere}"
             ),
             Text(_said([against[name] for name in ("e4srec", "llamarec", "contriever", "llm2vec") if name in against])),
             Table(

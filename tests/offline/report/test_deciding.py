@@ -40,6 +40,20 @@ def test_each_alternative_stands_against_what_runs_today(with_todays: Results) -
     assert table.rows[-1][0] == "iLoRA (sasrec)", "what runs today, last"
 
 
+def test_times_of_another_machine_are_marked(with_todays: Results) -> None:
+    def shown(*timed: str) -> tuple[dict[str, str], str]:
+        provenance = replace(with_todays.provenance, timed_on="a processor", timed=timed)
+        section = today(replace(with_todays, provenance=provenance))
+        (table,) = [block for block in section.blocks if isinstance(block, Table)]
+        return {str(line[0]): str(line[5]) for line in table.rows}, _texts(section)
+
+    times, text = shown("e4srec", "contriever", OWNERS)
+    assert times["LlamaRec"].endswith("*")
+    assert not times["E4SRec"].endswith("*")
+    assert "with * are of another machine" in text
+    assert "*" not in shown("e4srec", "llamarec", "contriever", OWNERS)[1], "nothing to mark, nothing said"
+
+
 def test_without_that_row_it_says_so(results: Results) -> None:
     assert _texts(today(results)) == "Not measured."
 
