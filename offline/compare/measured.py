@@ -21,7 +21,7 @@ from offline.splits.sequences import Split
 class Measured:
     """warm: arm -> scores under the headline protocol. temporal: the same under `temporal`. cold: draw -> arm ->
     scores. splits: the data that they were measured on. costs: arm -> what a request costs, those of `timed_on` timed
-    in one pass there; the others' are of the score files, of whatever machine that was."""
+    one after the other there; the others' are of the score files, of whatever machine that was."""
 
     warm: dict[str, ArmScores]
     temporal: dict[str, ArmScores]

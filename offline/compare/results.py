@@ -37,7 +37,7 @@ TRAINING_STEP = "training-step.json"  # written by `make bench`, with --page
 class Provenance:
     """How the page was made. measured: of the first and the last score file, UTC. looks: how often test events of this
     data set have been looked at, as the record counts them. timed_on: the processor on which the rows `timed` were
-    timed in one pass; what others cost cannot be compared with it."""
+    timed one after the other; what others cost cannot be compared with it."""
 
     command: str
     dataset: str
@@ -53,7 +53,7 @@ class Provenance:
     timed: tuple[str, ...] = ()
 
     def mark(self, arm: str) -> str:
-        """A star after what cannot be compared with the rows of one pass."""
+        """A star after the cost of what was not timed on that processor."""
         return "*" if self.timed and arm not in self.timed else ""
 
 

@@ -9,6 +9,7 @@ from offline.compare.arms import BY_NAME
 from offline.compare.cold import REGRESSION
 from offline.compare.contrasts import OWNERS
 from offline.compare.results import Results
+from offline.compare.rows import Row
 from offline.evaluation.bootstrap import Contrast
 from offline.report.blocks import Block, Commands, Section, Table, Text
 from offline.report.wording import MISSING, milliseconds, percent, percent_span, score
@@ -61,8 +62,6 @@ def today(results: Results) -> Section:
     if base is None or not shown:
         return Section("today", title, [Text("Not measured.")])
     recall = {row.arm: row.recall for row in results.cold}
-    mark = results.provenance.mark
-    elsewhere = " CPU times with * are of another machine." if any(mark(row.arm) for row in [*shown, base]) else ""
     lines = [
         (
             in_words(row.arm),
@@ -70,7 +69,7 @@ def today(results: Results) -> Section:
             percent(against[row.arm].relative),
             percent_span(against[row.arm].relative_low, against[row.arm].relative_high),
             score(row.ndcg10),
-            milliseconds(row.costs.get("request_cpu_ms")) + mark(row.arm),
+            _cpu(row, results),
             _best_recall(recall, row.arm),
         )
         for row in shown
@@ -81,9 +80,10 @@ def today(results: Results) -> Section:
         "0",
         "",
         score(base.ndcg10),
-        milliseconds(base.costs.get("request_cpu_ms")) + mark(base.arm),
+        _cpu(base, results),
         _best_recall(recall, base.arm),
     )
+    elsewhere = any(line[5].endswith("*") for line in [*lines, own])
     return Section(
         "today",
         title,
@@ -91,7 +91,7 @@ def today(results: Results) -> Section:
             Text(
                 "iLoRA as it is usually built reads histories with a language model and answers in SASRec's space "
                 f"(row {OWNERS}). Each line: what replaces it, on the same users and events, with unadjusted intervals."
-                f"{elsewhere}"
+                f"{' CPU times with * are of another machine.' if elsewhere else ''}"
             ),
             Text(_said([against[name] for name in ("e4srec", "llamarec", "contriever", "llm2vec") if name in against])),
             Table(
@@ -106,6 +106,12 @@ def today(results: Results) -> Section:
 
 def _chosen_between(arm: str, results: Results) -> bool:
     return BY_NAME[arm].role in ("family", "fusion") or arm == results.recommendation.choice
+
+
+def _cpu(row: Row, results: Results) -> str:
+    """Milliseconds of a request, with the mark of what was timed elsewhere; what was not timed at all has no mark."""
+    cost = row.costs.get("request_cpu_ms")
+    return MISSING if cost is None else milliseconds(cost) + results.provenance.mark(row.arm)
 
 
 def _best_recall(recall: dict[str, float], arm: str) -> str:

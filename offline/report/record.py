@@ -88,7 +88,11 @@ def making(results: Results) -> Section:
                     "Intervals: 95 %, 10,000 draws of users (with all their events) and of seeds, whose deviations are "
                     "stretched by sqrt(n / (n - 1)); new items: users and items. Equal scores: the lower item row "
                     "first. A user's events of equal time: in the order of the data's file.",
-                    *((f"Timed on {p.timed_on}, {plural(len(p.timed), 'row')} in one pass.",) if p.timed_on else ()),
+                    *(
+                        (f"Timed on {p.timed_on}, one after the other: {plural(len(p.timed), 'row')}.",)
+                        if p.timed_on
+                        else ()
+                    ),
                     f"Measured {p.measured[0]} to {p.measured[1]} UTC. Looks at test events of {p.dataset} on "
                     f"record: {p.looks}.",
                 )

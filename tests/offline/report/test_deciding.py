@@ -8,6 +8,7 @@ from offline.compare.contrasts import OWNERS
 from offline.compare.results import Results
 from offline.report.blocks import Commands, Section, Table, Text
 from offline.report.deciding import serve, today
+from offline.report.wording import MISSING
 
 
 @pytest.fixture
@@ -52,6 +53,15 @@ def test_times_of_another_machine_are_marked(with_todays: Results) -> None:
     assert not times["E4SRec"].endswith("*")
     assert "with * are of another machine" in text
     assert "*" not in shown("e4srec", "llamarec", "contriever", OWNERS)[1], "nothing to mark, nothing said"
+
+
+def test_what_was_never_timed_is_missing_and_not_of_another_machine(with_todays: Results) -> None:
+    rows = [replace(row, costs={}) if row.arm == "llamarec" else row for row in with_todays.rows]
+    provenance = replace(with_todays.provenance, timed_on="a processor", timed=("e4srec", "contriever", OWNERS))
+    section = today(replace(with_todays, rows=rows, provenance=provenance))
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    assert {line[0]: line[5] for line in table.rows}["LlamaRec"] == MISSING
+    assert "*" not in _texts(section)
 
 
 def test_without_that_row_it_says_so(results: Results) -> None:
